@@ -1,0 +1,74 @@
+"""Images at the border: uint8 H x W x 3 in files, float32 3 x H x W in [-1, 1] inside; each conversion is here, once."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+"""IPTC vocabulary: `trainedAlgorithmicMedia` for images of a trained model, `algorithmicMedia` for rendered ones."""
+
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+ xmlns:xmp="http://ns.adobe.com/xap/1.0/">
+<Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>
+<xmp:CreatorTool>{creator}</xmp:CreatorTool>
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+def to_sample(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Turn uint8 pixels (H, W, 3) into the float32 sample (3, H, W) in [-1, 1] that the models see."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1.0
+
+
+def to_pixels(sample: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Turn a sample (..., 3, H, W) in [-1, 1] into uint8 pixels (..., H, W, 3), rounded and clipped."""
+    pixels = np.rint(np.clip((sample.astype(np.float32) + 1.0) * 127.5, 0, 255))
+    return np.moveaxis(pixels, -3, -1).astype(np.uint8)
+
+
+def write_png(
+    path: Path,
+    pixels: NDArray[np.uint8] | Image.Image,
+    source_type: str | None = None,
+    creator: str = "wbc-diffusers",
+    text: Mapping[str, str] | None = None,
+) -> None:
+    """Write a PNG that appears whole or not at all.
+
+    Args:
+        path: The file to write; its folder must exist.
+        pixels: uint8 (H, W, 3), or a Pillow image.
+        source_type: Last part of the IPTC digital source type, written as XMP: `trainedAlgorithmicMedia` for an image
+            of a trained model, `algorithmicMedia` for a rendered one; None for a photograph.
+        creator: Program and version, written as XMP `CreatorTool` beside the source type.
+        text: Further PNG text chunks, such as `{"wbc:seed": "3"}`.
+    """
+    info = PngInfo()
+    if source_type is not None:
+        packet = _XMP.format(source_type=DIGITAL_SOURCE_TYPE + escape(source_type), creator=escape(creator))
+        info.add_itxt("XML:com.adobe.xmp", packet)
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    partial = path.with_name(f".{path.name}.partial")
+    image.save(partial, format="PNG", pnginfo=info)
+    os.replace(partial, path)
+
+
+def image_grid(images: list[Image.Image] | NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:
+    """Lay images of one size (Pillow, or uint8 N x H x W x 3) out row by row on white, `gap` pixels apart."""
+    tiles = [image if isinstance(image, Image.Image) else Image.fromarray(image) for image in images]
+    width, height = tiles[0].size
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
+    return sheet

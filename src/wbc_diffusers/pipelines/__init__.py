@@ -1,0 +1,12 @@
+import diffusers
+
+from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
+from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
+
+# diffusers finds the components that a model_index.json names among the modules already imported (hence the model
+# and the scheduler above), and the pipeline's class among its own attributes: with it there,
+# DiffusionPipeline.from_pretrained loads our folders wherever this package's pipelines have been imported.
+diffusers.WBCDDIMPipeline = WBCDDIMPipeline
+
+__all__ = ["R2AttnUNet", "SigmoidDDIMScheduler", "WBCDDIMPipeline"]

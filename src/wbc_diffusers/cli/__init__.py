@@ -1,0 +1,56 @@
+"""The command line `wbc`. Each command is a function in a module of its name.
+
+The modules import what they need when called, so that `wbc --help` loads no torch.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from wbc_diffusers import __version__
+from wbc_diffusers.cli.train import train
+
+app = typer.Typer(
+    name="wbc",
+    help="Synthetic images of white blood cells with rare abnormalities, by diffusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; what the user can put right is told in a line, with exit code 2.
+
+    Set WBC_TRACEBACK=1 to see where an error came from.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("WBC_TRACEBACK"):
+            raise
+        if isinstance(error, RuntimeError) and not type(error).__module__.startswith("wbc_diffusers"):
+            raise
+        typer.secho(f"wbc: {error}", fg="red", err=True)
+        sys.exit(2)

@@ -1,0 +1,41 @@
+"""`wbc train`: base training, and fine-tuning with --pretrained."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[str, typer.Option(help="Recipe: a YAML file, or a name such as ours-64 or ddim-base.")],
+    data: Annotated[str, typer.Option(help="Prepared folder, any image folder or Parquet files, or a dataset's id.")],
+    output: Annotated[Path, typer.Option(help="Becomes the pipeline folder; new, or with --resume an earlier run's.")],
+    resume: Annotated[str | None, typer.Option(help='"latest", or a checkpoint to go on with.')] = None,
+) -> None:
+    """Train a model from a recipe, whose every field is an option: --learning-rate 1e-4 --max-train-steps 500."""
+    from wbc_diffusers.shelves import find_entry
+    from wbc_diffusers.training.recipe import DDIMRecipe, load_recipe, parse_overrides
+
+    path = find_entry(config, "training/recipes", ".yaml")
+    recipe_class = type(load_recipe(path))
+    recipe = load_recipe(path, parse_overrides(recipe_class, context.args))
+    assert isinstance(recipe, DDIMRecipe)
+
+    from wbc_diffusers.training.ddim import train_ddim
+
+    if not train_ddim(recipe, data, output, resume):
+        typer.echo(
+            f"Stopped by SIGTERM; a checkpoint was written. Go on with --resume latest --output {output}.", err=True
+        )
+        raise typer.Exit(143)
+    typer.echo(f"Wrote the pipeline folder {output}.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `wbc train` with the options of the command line, as `accelerate launch training/train_ddim.py` does."""
+    from wbc_diffusers.cli import main as wbc
+
+    wbc(["train", *(sys.argv[1:] if arguments is None else arguments)])

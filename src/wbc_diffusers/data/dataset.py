@@ -1,0 +1,281 @@
+"""Training images: any folder, Parquet file, hub dataset or stream, as seeded draws.
+
+Every draw (turns and flips, noise, timestep) comes from a generator seeded by (seed, epoch, index), so that a training
+step is a function of the position in the training alone: not of workers, processes or interruptions.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from wbc_diffusers.data.images import to_sample
+
+Batch = dict[str, Tensor]
+"""image (B, 3, H, W) in [-1, 1], noise like it, timestep (B,), label (B,) where there are classes."""
+
+
+@dataclass(frozen=True)
+class DrawSpec:
+    """What is drawn for an image: its augmentation, noise, and a timestep in [0, num_timesteps)."""
+
+    resolution: int
+    num_timesteps: int
+    random_flip: bool = False
+    random_turn: bool = False
+
+
+class MissingSplitError(ValueError):
+    """A source has no split of the wanted name."""
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix whole numbers into a 63-bit seed; neighbouring numbers give unrelated seeds."""
+    text = ",".join(str(int(n)) for n in numbers).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def pixel_hash(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 of an image's size and RGB pixels (H, W, 3): the same for every lossless file of the same image."""
+    height, width = pixels.shape[:2]
+    return hashlib.sha256(f"{width}x{height}:".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def square_pixels(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
+    """The centre square of an image as RGB pixels (resolution, resolution, 3)."""
+    image = image.convert("RGB")
+    side = min(image.size)
+    if image.size != (side, side):
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if side != resolution:
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def draw(pixels: NDArray[np.uint8], spec: DrawSpec, *key: int) -> Batch:
+    """Draw one training example from pixels (H, W, 3); the same for the same key."""
+    generator = torch.Generator().manual_seed(seed_of(*key))
+    flip, turns = (int(n) for n in torch.randint(0, 4, (2,), generator=generator))
+    if spec.random_turn:
+        pixels = np.rot90(pixels, turns)
+    if spec.random_flip and flip < 2:
+        pixels = pixels[:, ::-1]
+    image = torch.from_numpy(to_sample(np.ascontiguousarray(pixels)))
+    timestep = torch.randint(0, spec.num_timesteps, (), generator=generator)
+    return {"image": image, "noise": torch.randn(image.shape, generator=generator), "timestep": timestep}
+
+
+def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = None, streaming: bool = False) -> Any:
+    """Load a split of a folder of images, of Parquet files, or of a hub dataset, as a `datasets` object.
+
+    Args:
+        source: A folder (a prepared one, any imagefolder, or one of Parquet files), or a dataset's id.
+        split: "train", "validation" or "test".
+        where: Column values that a row must have, such as `{"abnormality": "hypersegmentation"}`.
+        streaming: Whether rows are read as they come, instead of by index.
+
+    Raises:
+        FileNotFoundError: If the folder holds no images or Parquet files.
+        MissingSplitError: If there is no such split.
+        ValueError: If a column of `where` is missing, or no row remains.
+    """
+    import datasets
+
+    builder, options = _builder_of(source)
+    try:
+        data = datasets.load_dataset(builder, **options, split=split, streaming=streaming)
+    except ValueError as error:
+        if "split" not in str(error):
+            raise
+        raise MissingSplitError(f"{source} has no split {split!r}: {error}") from error
+    except datasets.exceptions.EmptyDatasetError as error:
+        raise FileNotFoundError(f"{source} holds no images: {error}") from error
+    columns = data.column_names or list(next(iter(data)))
+    if "image" not in columns:
+        raise ValueError(f"{source} has no image column; its columns are {', '.join(columns)}.")
+    if where:
+        for column in where:
+            if column not in columns:
+                raise ValueError(f"{source} has no column {column!r} to choose by; it has {', '.join(columns)}.")
+        if streaming:
+            data = data.filter(lambda row: all(row[c] == v for c, v in where.items()))
+        else:
+            keep = np.ones(len(data), dtype=bool)
+            for column, value in where.items():
+                keep &= np.array([row == value for row in data[column]])
+            data = data.select(np.flatnonzero(keep))
+    if not streaming and not len(data):
+        wanted = ", ".join(f"{c}={v}" for c, v in (where or {}).items())
+        raise ValueError(f"No image of {source}, split {split}, has {wanted or 'any row'}.")
+    return data
+
+
+def _builder_of(source: str) -> tuple[str, dict[str, Any]]:
+    """The `datasets` builder that reads a source, and its options."""
+    folder = Path(source)
+    if not folder.exists():
+        if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
+            raise FileNotFoundError(f"There is no folder {source}. Prepare one with `wbc prepare SRC --out {source}`.")
+        return source, {}
+    parquet = sorted(folder.rglob("*.parquet"))
+    if not parquet:
+        return "imagefolder", {"data_dir": str(folder)}
+    files: dict[str, list[str]] = {}
+    for path in parquet:
+        place = path.relative_to(folder).as_posix()
+        split = next((s for s in ("validation", "test") if s in place), "train")
+        files.setdefault(split, []).append(str(path))
+    return "parquet", {"data_files": files}
+
+
+class CellImages(Dataset[Batch]):
+    """Map-style training images; `self[epoch, index]` is the draw of an image in an epoch.
+
+    Args:
+        data: A `datasets.Dataset` with an `image` column.
+        spec: What is drawn.
+        seed: Of the training.
+        class_column: The column that holds the class, if the model is conditional.
+        class_names: The classes, in the order of their labels; None takes the sorted values of the column.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        spec: DrawSpec,
+        seed: int = 0,
+        class_column: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.data, self.spec, self.seed = data, spec, seed
+        self.labels: list[int] | None = None
+        self.class_names: list[str] = []
+        if class_column is not None:
+            self.labels, self.class_names = _labels(data, class_column, class_names)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """The image at an index as RGB pixels (resolution, resolution, 3)."""
+        return square_pixels(self.data[index]["image"], self.spec.resolution)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        example = draw(self.pixels(index), self.spec, self.seed, epoch, index)
+        if self.labels is not None:
+            example["label"] = torch.tensor(self.labels[index])
+        return example
+
+    def hashes(self) -> list[str]:
+        """Pixel hashes of all images, from the prepared folder's column where there is one."""
+        if "pixel_sha256" in self.data.column_names:
+            return list(self.data["pixel_sha256"])
+        return [pixel_hash(np.asarray(row["image"].convert("RGB"))) for row in self.data]
+
+
+def _labels(data: Any, column: str, names: Sequence[str] | None) -> tuple[list[int], list[str]]:
+    if column not in data.column_names:
+        raise ValueError(f"The data has no column {column!r} for the classes; it has {', '.join(data.column_names)}.")
+    values = [str(v) for v in data[column]]
+    names = list(names) if names is not None else sorted(set(values))
+    strange = sorted(set(values) - set(names))
+    if strange:
+        raise ValueError(f"Column {column} holds {', '.join(strange)}, but the classes are {', '.join(names)}.")
+    return [names.index(v) for v in values], names
+
+
+class SeededBatches:
+    """The batches of one process, from a given update on, without end: lists of (epoch, index).
+
+    Position p of the training is image `permutation(epoch)[p % n]` of epoch p // n; update u takes the positions from
+    u x batch size on, and each process a contiguous slice of them, cut into `accumulation` batches. So the images of an
+    update don't depend on the number of processes.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+    ) -> None:
+        if batch_size % (world * accumulation):
+            raise ValueError(
+                f"train_batch_size={batch_size} does not divide by {world} processes x {accumulation} accumulated "
+                f"batches: take a multiple of {world * accumulation}."
+            )
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.start, self.rank, self.world, self.accumulation = start, rank, world, accumulation
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of the images in an epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.batch_size // self.world
+        size = share // self.accumulation
+        update, shown, order = self.start, -1, self.order(0)
+        while True:
+            first = update * self.batch_size + self.rank * share
+            keys = []
+            for position in range(first, first + share):
+                epoch, place = divmod(position, self.num_images)
+                if epoch != shown:
+                    shown, order = epoch, self.order(epoch)
+                keys.append((epoch, int(order[place])))
+            yield from (keys[i : i + size] for i in range(0, share, size))
+            update += 1
+
+
+class StreamedBatches(IterableDataset[tuple[Batch, dict[str, Any]]]):
+    """Batches of a streamed dataset, each with the stream's state after it, without end.
+
+    The state names the shard and the row to go on from. What the shuffle buffer held when a run stopped is not in it:
+    a resumed run skips those images until the next epoch.
+    """
+
+    def __init__(
+        self, data: Any, spec: DrawSpec, seed: int, batch_size: int, buffer: int, state: dict[str, Any] | None
+    ) -> None:
+        self.data = data.shuffle(seed=seed, buffer_size=buffer)
+        self.spec, self.seed, self.batch_size, self.state = spec, seed, batch_size, state
+
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+        epoch, drawn = 0, 0
+        if self.state is not None:
+            epoch, drawn = self.state["epoch"], self.state["drawn"]
+            if self.state["stream"] is not None:
+                self.data.load_state_dict(self.state["stream"])
+        examples: list[Batch] = []
+        hashes: list[str] = []
+        while True:
+            self.data.set_epoch(epoch)
+            drawn_before = drawn
+            for row in self.data:
+                hashes.append(pixel_hash(np.asarray(row["image"].convert("RGB"))))
+                examples.append(
+                    draw(square_pixels(row["image"], self.spec.resolution), self.spec, self.seed, epoch, drawn)
+                )
+                drawn += 1
+                if len(examples) == self.batch_size:
+                    state = {"epoch": epoch, "drawn": drawn, "stream": self.data.state_dict(), "hashes": hashes}
+                    yield torch.utils.data.default_collate(examples), state
+                    examples, hashes = [], []
+            if drawn == drawn_before and self.state is None:
+                raise ValueError("The streamed dataset gave no image: check its split and the recipe's `where`.")
+            self.state = None
+            epoch += 1

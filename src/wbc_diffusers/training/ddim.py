@@ -1,0 +1,169 @@
+"""Training of the diffusion model: base training, and fine-tuning from a pipeline folder (thesis section 4.3)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from wbc_diffusers.data.dataset import Batch
+from wbc_diffusers.data.images import image_grid
+from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
+from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
+from wbc_diffusers.training.engine import Task, Trainer
+from wbc_diffusers.training.manifest import read_manifest, write_manifest
+from wbc_diffusers.training.recipe import DDIMRecipe
+
+VALIDATION_LEVELS = 8
+
+
+class DDIMTask(Task):
+    """A network that learns to undo noise, at every level of a scheduler.
+
+    Args:
+        recipe: The recipe; with `pretrained` the network and the schedule start from that pipeline folder.
+
+    Raises:
+        ValueError: If a model or scheduler option is unknown, or differs from the pretrained model's.
+    """
+
+    def __init__(self, recipe: DDIMRecipe) -> None:
+        self.recipe = recipe
+        torch.manual_seed(recipe.seed)
+        self.unet, self.scheduler = _start_from(recipe, recipe.pretrained) if recipe.pretrained else _start_anew(recipe)
+        self.models: dict[str, nn.Module] = {"unet": self.unet}
+        self.num_timesteps = self.scheduler.config.num_train_timesteps
+        if recipe.pretrained:
+            self.parent_manifest = read_manifest(Path(recipe.pretrained))
+        if self.parent_manifest is not None:
+            self.class_names = self.parent_manifest["training"].get("classes") or None
+        if (recipe.class_column is None) != (self.unet.config.num_class_embeds is None):
+            raise ValueError(
+                f"class_column is {recipe.class_column}, but the model has num_class_embeds="
+                f"{self.unet.config.num_class_embeds}: give both or neither."
+            )
+
+    def loss(self, phase: str, models: dict[str, nn.Module], batch: Batch) -> Tensor:
+        """Mean error of the prediction over a batch, weighted by noise level where the recipe says so."""
+        return self._errors(models["unet"], batch, batch["timestep"]).mean()
+
+    def _errors(self, unet: nn.Module, batch: Batch, timesteps: Tensor) -> Tensor:
+        """The error (B,) of each image at timesteps (B,)."""
+        image, noise = batch["image"], batch["noise"]
+        noisy = self.scheduler.add_noise(image, noise, timesteps)
+        alphas = self.scheduler.alphas_cumprod.to(image.device)[timesteps]
+        prediction = unet(noisy, 1.0 - alphas, class_labels=batch.get("label"), return_dict=False)[0].float()
+        kind = self.scheduler.config.prediction_type
+        if kind == "v_prediction":
+            target = self.scheduler.get_velocity(image, noise, timesteps)
+        else:
+            target = noise if kind == "epsilon" else image
+        difference = prediction - target
+        errors = (difference.abs() if self.recipe.loss == "l1" else difference.square()).mean(dim=(1, 2, 3))
+        if self.recipe.snr_gamma is None:
+            return errors
+        return errors * min_snr_weight(alphas, self.recipe.snr_gamma, kind)
+
+    def validate(self, averages: dict[str, nn.Module], batches: Iterator[Batch]) -> dict[str, float]:
+        """Error per noise level, by its signal rate, with the same noise each time."""
+        levels = torch.linspace(0, self.num_timesteps - 1, VALIDATION_LEVELS).round().long()
+        sums, count = torch.zeros(len(levels)), 0
+        for batch in batches:
+            count += len(batch["image"])
+            for i, level in enumerate(levels):
+                timesteps = torch.full((len(batch["image"]),), int(level), device=batch["image"].device)
+                sums[i] += self._errors(averages["unet"], batch, timesteps).sum().cpu()
+        rates = self.scheduler.alphas_cumprod[levels].sqrt()
+        figures = {f"validation/signal_rate_{rate:.3f}": float(s) / count for rate, s in zip(rates, sums, strict=True)}
+        return {"validation/mean": sum(figures.values()) / len(figures), **figures}
+
+    def sample_grid(self, averages: dict[str, nn.Module], count: int) -> Image.Image:
+        """Samples of seeds 0, 1, ..., the classes in turn."""
+        pipe = WBCDDIMPipeline(unet=averages["unet"], scheduler=self.scheduler)
+        pipe.set_progress_bar_config(disable=True)
+        classes = self.unet.config.num_class_embeds
+        labels = None if classes is None else torch.arange(count) % classes
+        size = self.recipe.train_batch_size
+        images: list[Image.Image] = []
+        for first in range(0, count, size):
+            seeds = range(first, min(first + size, count))
+            sheet: Any = pipe(
+                batch_size=len(seeds),
+                num_inference_steps=self.recipe.sample_steps,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                class_labels=None if labels is None else labels[first : first + size],
+                height=self.recipe.resolution,
+                width=self.recipe.resolution,
+            )
+            images += sheet.images
+        return image_grid(images, columns=min(count, 8))
+
+    def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
+        """Write the pipeline folder and its manifest."""
+        unet = averages["unet"].to(memory_format=torch.contiguous_format)
+        WBCDDIMPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(folder)
+        write_manifest(folder, manifest)
+
+
+def min_snr_weight(alphas: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Weight (B,) of the error at cumulative alphas (B,): min(SNR, gamma) on the image (Hang et al. 2023, section 3.4).
+
+    The error of the noise is the image's times SNR, that of the velocity times SNR + 1.
+    """
+    snr = alphas / (1.0 - alphas)
+    weight = snr.clamp(max=gamma)
+    return weight / {"epsilon": snr, "v_prediction": snr + 1.0, "sample": torch.ones_like(snr)}[prediction_type]
+
+
+def _start_anew(recipe: DDIMRecipe) -> tuple[R2AttnUNet, SigmoidDDIMScheduler]:
+    scheduler = _build(SigmoidDDIMScheduler, recipe.scheduler, "scheduler")
+    options = {"sample_size": recipe.resolution, "trained_betas": scheduler.config.trained_betas, **recipe.model}
+    return _build(R2AttnUNet, options, "model"), scheduler
+
+
+def _build(component: type, options: dict[str, Any], field: str) -> Any:
+    try:
+        return component(**options)
+    except TypeError as error:
+        raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
+
+
+def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, SigmoidDDIMScheduler]:
+    """The network and schedule of a pipeline folder, the schedule changed as the recipe says."""
+    pipe = WBCDDIMPipeline.from_pretrained(pretrained)
+    scheduler = SigmoidDDIMScheduler.from_config(pipe.scheduler.config, **recipe.scheduler)
+    if scheduler.config.prediction_type != pipe.scheduler.config.prediction_type:
+        raise ValueError(
+            f"{pretrained} predicts {pipe.scheduler.config.prediction_type}, the recipe wants "
+            f"{scheduler.config.prediction_type}: a model keeps what it predicts; take it out of the recipe."
+        )
+    changed = {k: v for k, v in recipe.model.items() if _plain(pipe.unet.config.get(k)) != _plain(v) and k != "dropout"}
+    if changed:
+        raise ValueError(
+            f"The recipe's model differs from {pretrained} in {', '.join(sorted(changed))}: take it out of the "
+            "recipe, or train anew without --pretrained."
+        )
+    # The network's own schedule serves integer timesteps only, and must be the one that it is published with.
+    options = {**dict(pipe.unet.config), **recipe.model, "trained_betas": scheduler.config.trained_betas}
+    unet = R2AttnUNet.from_config(options)
+    unet.load_state_dict(pipe.unet.state_dict())
+    return unet, scheduler
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:
+    """Train a diffusion model and write its pipeline folder; False if SIGTERM stopped it after a checkpoint.
+
+    Args:
+        recipe: The recipe.
+        source: A prepared folder, any folder of images or Parquet files, or a dataset's id.
+        output: The pipeline folder to be; holds checkpoints, samples and log.jsonl beside it.
+        resume: "latest", or a checkpoint's path, to go on with; None starts anew.
+    """
+    return Trainer(DDIMTask(recipe), recipe, source, output, resume).run()

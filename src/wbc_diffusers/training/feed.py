@@ -1,0 +1,156 @@
+"""The feed: the batches of a training, from a folder or a stream, and where to go on after an interruption."""
+
+import hashlib
+import json
+import math
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from wbc_diffusers.data.dataset import (
+    Batch,
+    CellImages,
+    DrawSpec,
+    MissingSplitError,
+    SeededBatches,
+    StreamedBatches,
+    load_cells,
+)
+from wbc_diffusers.training.recipe import Recipe
+
+
+class Feed:
+    """Batches of one process.
+
+    Args:
+        recipe: The recipe.
+        source: A folder of images, or a dataset's id.
+        spec: What is drawn for an image.
+        rank: Number of this process.
+        world: Number of processes.
+        class_names: The classes of a model that is trained further; None takes those of the data.
+    """
+
+    def __init__(
+        self, recipe: Recipe, source: str, spec: DrawSpec, rank: int, world: int, class_names: list[str] | None = None
+    ) -> None:
+        self.recipe, self.spec, self.rank, self.world = recipe, spec, rank, world
+        self.stream_state: dict[str, Any] | None = None
+        self.streamed_hashes: set[str] = set()
+        data = load_cells(source, "train", where=recipe.where, streaming=recipe.streaming)
+        self.class_names: list[str] = []
+        if recipe.streaming:
+            if recipe.class_column is not None:
+                raise ValueError(
+                    "A streamed dataset cannot give classes yet: set streaming false, or class_column null."
+                )
+            self.stream, self.train = data, None
+            self.fingerprint = hashlib.sha256(f"stream {source} {recipe.where}".encode()).hexdigest()
+        else:
+            self.stream, self.train = None, CellImages(data, spec, recipe.seed, recipe.class_column, class_names)
+            self.class_names = self.train.class_names
+            # The order counts: it is by index that a resumed run finds its images again.
+            self.fingerprint = hashlib.sha256(json.dumps(self.hashes(in_order=True)).encode()).hexdigest()
+        self.validation: CellImages | None = None
+        try:
+            held_out = load_cells(source, "validation", where=recipe.where)
+        except MissingSplitError:
+            held_out = None
+        if held_out is not None:
+            plain = DrawSpec(spec.resolution, spec.num_timesteps)
+            self.validation = CellImages(held_out, plain, 0, recipe.class_column, self.class_names or None)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the source has a validation split."""
+        return self.validation is not None
+
+    def total_steps(self) -> int:
+        """Updates of the whole training."""
+        if self.recipe.max_train_steps is not None:
+            return self.recipe.max_train_steps
+        if self.train is None:
+            raise ValueError("A streamed dataset has no known length: give the recipe's max_train_steps.")
+        return max(1, math.ceil(self.recipe.num_train_epochs * len(self.train) / self.recipe.train_batch_size))
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of this process from an update on, without end."""
+        recipe = self.recipe
+        if self.train is not None:
+            sampler = SeededBatches(
+                len(self.train),
+                recipe.train_batch_size,
+                recipe.seed,
+                start=step,
+                rank=self.rank,
+                world=self.world,
+                accumulation=recipe.gradient_accumulation_steps,
+            )
+            yield from self._loader(self.train, recipe.num_workers, batch_sampler=sampler)
+            return
+        for batch, state in self._loader(self._streamed(), min(1, recipe.num_workers), batch_size=None):
+            self.streamed_hashes.update(state.pop("hashes"))
+            self.stream_state = state
+            yield batch
+
+    def _streamed(self) -> StreamedBatches:
+        from datasets.distributed import split_dataset_by_node
+
+        share = self.recipe.train_batch_size // (self.world * self.recipe.gradient_accumulation_steps)
+        if share * self.world * self.recipe.gradient_accumulation_steps != self.recipe.train_batch_size:
+            raise ValueError(
+                f"train_batch_size={self.recipe.train_batch_size} does not divide by {self.world} processes x "
+                f"{self.recipe.gradient_accumulation_steps} accumulated batches."
+            )
+        part = split_dataset_by_node(self.stream, self.rank, self.world)
+        seed = self.recipe.seed
+        return StreamedBatches(part, self.spec, seed, share, self.recipe.shuffle_buffer, self.stream_state)
+
+    def _loader(self, data: Any, workers: int, **options: Any) -> Any:
+        return DataLoader(
+            data,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_ignore_sigterm,
+            prefetch_factor=4 if workers else None,
+            **options,
+        )
+
+    def validation_batches(self) -> Iterator[Batch]:
+        """The first images of the validation split, each with the same noise every time."""
+        if self.validation is None:
+            return
+        count = min(self.recipe.validation_images, len(self.validation))
+        size = max(1, min(count, self.recipe.train_batch_size))
+        keys = [(0, i) for i in range(count)]
+        yield from DataLoader(self.validation, batch_sampler=[keys[i : i + size] for i in range(0, count, size)])
+
+    def hashes(self, *, in_order: bool = False) -> list[str]:
+        """Pixel hashes of the images that the training draws from; of a stream, of those seen so far."""
+        if self.train is None:
+            return sorted(self.streamed_hashes)
+        if not hasattr(self, "_hashes"):
+            self._hashes = self.train.hashes()
+        return self._hashes if in_order else sorted(self._hashes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where a streamed feed is; a map-style one is found by the number of updates alone."""
+        return {"stream": self.stream_state, "hashes": sorted(self.streamed_hashes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved place."""
+        self.stream_state, self.streamed_hashes = state["stream"], set(state["hashes"])
+
+    def skip_to_next_epoch(self, state: dict[str, Any]) -> None:
+        """Start the epoch after a saved place, whatever the number of processes was there."""
+        self.load_state_dict(state)
+        if self.stream_state is not None:
+            self.stream_state = {**self.stream_state, "epoch": self.stream_state["epoch"] + 1, "stream": None}
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """A cluster signals every process of a job, but workers must live on until the checkpoint is written."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

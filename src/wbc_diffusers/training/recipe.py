@@ -1,0 +1,228 @@
+"""Recipes: dataclasses with the thesis's values as defaults, YAML files with what differs, overrides by field name."""
+
+import argparse
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every training has in common; each kind of training adds its own fields.
+
+    `train_batch_size` counts the images of one update over all processes and accumulated batches, so a recipe means
+    the same on one CPU and on 64 GPUs.
+    """
+
+    kind: str
+    name: str = "unnamed"
+    seed: int = 0
+    resolution: int = 192
+    num_train_epochs: float = 60.0
+    max_train_steps: int | None = None
+    train_batch_size: int = 20
+    gradient_accumulation_steps: int = 1
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "polynomial"] = "constant"
+    lr_warmup_steps: int = 0
+    max_grad_norm: float | None = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    random_flip: bool = False
+    random_turn: bool = False
+    where: dict[str, Any] = field(default_factory=dict)
+    class_column: str | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
+    num_workers: int = 2
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    validate_every: int = 500
+    validation_images: int = 64
+    sample_every: int = 1000
+    sample_images: int = 24
+    log_every: int = 10
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not _fits(value, hints[f.name]):
+                raise ValueError(f"The recipe's {f.name} is {value!r}; it must be {_wanted(hints[f.name])}.")
+        positive = (
+            "resolution",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "checkpoint_every",
+            "keep_checkpoints",
+        )
+        for name in (*positive, "log_every", "learning_rate", "num_train_epochs", "shuffle_buffer"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"The recipe's {name} is {getattr(self, name)}; it must be above 0.")
+        if self.max_train_steps is not None and self.max_train_steps < 1:
+            raise ValueError(
+                f"The recipe's max_train_steps is {self.max_train_steps}; give at least 1, or leave it out."
+            )
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"The recipe's ema_decay is {self.ema_decay}; it must lie in [0, 1).")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a recipe of a mapping.
+
+        Raises:
+            ValueError: If a field is unknown (the nearest known one is named) or a value doesn't fit its field.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f" Did you mean {near[0]}?" if near else f" The fields are {', '.join(sorted(known))}."
+                raise ValueError(f"A {cls.__name__} has no field {name!r}.{hint}")
+        hints = get_type_hints(cls)
+        return cls(**{name: _coerce(value, hints[name]) for name, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data, as it goes into YAML and into the manifest."""
+        plain = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIMRecipe(Recipe):
+    """Training of a diffusion model; the defaults are the thesis's (table 7)."""
+
+    kind: str = "ddim"
+    model: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    loss: Literal["l1", "l2"] = "l1"
+    snr_gamma: float | None = None
+    pretrained: str | None = None
+    sample_steps: int = 20
+
+
+RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe}
+"""Which recipe class reads a file of which `kind`."""
+
+
+def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a YAML recipe and lay the overrides over it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a mapping with a known `kind`, or a field is unknown or doesn't fit.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}: give a YAML file, or the name of a recipe of the package.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"The recipe {path} is not YAML: {error}") from error
+    if not isinstance(values, dict) or values.get("kind") not in RECIPES:
+        raise ValueError(f"The recipe {path} must be a mapping with kind: one of {', '.join(RECIPES)}.")
+    return RECIPES[values["kind"]].from_dict({"name": path.stem, **values, **(overrides or {})})
+
+
+def override_parser(recipe_class: type[Recipe]) -> argparse.ArgumentParser:
+    """Make the command-line options of a recipe: its fields with dashes, their values written as in YAML."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    hints = get_type_hints(recipe_class)
+    for f in dataclasses.fields(recipe_class):
+        option = "--" + f.name.replace("_", "-")
+        parser.add_argument(option, dest=f.name, type=_yaml_value, metavar=_wanted(hints[f.name]).upper())
+    return parser
+
+
+def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str]) -> dict[str, Any]:
+    """Turn `--learning-rate 1e-4 --random-flip true` into fields of a recipe.
+
+    Raises:
+        ValueError: If an option is no field of the recipe, or lacks a value.
+    """
+    parser = override_parser(recipe_class)
+    parser.exit_on_error = False
+    try:
+        values, unknown = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    if unknown:
+        options = [o for action in parser._actions for o in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
+        hint = f" Did you mean {near[0]}?" if near else " The options are the recipe's fields with dashes."
+        raise ValueError(f"Unknown option {unknown[0]!r}.{hint}")
+    return vars(values)
+
+
+def _yaml_value(text: str) -> Any:
+    return yaml.safe_load(text)
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Bring a YAML value to its field's type where nothing is lost: 1 to 1.0, "3e-4" to 0.0003, a list to a tuple."""
+    alternatives = _alternatives(hint)
+    if isinstance(value, str) and str not in alternatives and not any(get_origin(a) is Literal for a in alternatives):
+        # YAML 1.1 reads 3e-4 as text.
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    if isinstance(value, bool) and value is False and any("no" in get_args(a) for a in alternatives):
+        return "no"  # YAML 1.1 reads a bare no as false.
+    if isinstance(value, int) and not isinstance(value, bool) and float in alternatives and int not in alternatives:
+        return float(value)
+    if isinstance(value, float) and value.is_integer() and int in alternatives and float not in alternatives:
+        return int(value)
+    if isinstance(value, list) and any(get_origin(a) is tuple for a in alternatives):
+        return tuple(value)
+    return value
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for alternative in _alternatives(hint):
+        origin = get_origin(alternative)
+        if origin is Literal:
+            fits = value in get_args(alternative)
+        elif origin is tuple:
+            parts = get_args(alternative)
+            fits = isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+        elif alternative is float:
+            fits = isinstance(value, float)
+        elif alternative is int:
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, origin or alternative)
+        if fits:
+            return True
+    return False
+
+
+def _wanted(hint: Any) -> str:
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+    words = []
+    for alternative in _alternatives(hint):
+        origin = get_origin(alternative)
+        if origin is Literal:
+            words.append("one of " + ", ".join(map(str, get_args(alternative))))
+        elif origin is tuple:
+            words.append(f"a list of {len(get_args(alternative))} numbers")
+        else:
+            words.append(names.get(alternative, "a mapping"))
+    return " or ".join(words)

@@ -1,6 +1,5 @@
-"""Images at the border: uint8 H x W x 3 in files, float32 3 x H x W in [-1, 1] inside; each conversion is here, once."""
+"""Images at the border: uint8 H x W x 3 in files, float32 3 x H x W in [-1, 1] inside; conversions are here, once."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -60,7 +59,7 @@ def write_png(
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     partial = path.with_name(f".{path.name}.partial")
     image.save(partial, format="PNG", pnginfo=info)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def image_grid(images: list[Image.Image] | NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:

@@ -5,6 +5,7 @@ This file is shipped with checkpoints: it imports nothing of the package.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ def make_norm(norm_type: str, channels: int) -> nn.Module:
 
 
 class RecurrentUnit(nn.Module):
-    """One shared 3x3 convolution, norm and ReLU, applied `steps` + 1 times, each time to the input plus the last output.
+    """One shared 3x3 convolution, norm and ReLU, applied `steps` + 1 times, each time to input plus last output.
 
     Recurrent convolution of R2U-Net (Alom et al. 2018, eq. 1 and 2). (B, C, H, W) to (B, C, H, W). Group norm is
     shared like the convolution; batch norm is one module an application, because the activations of each application
@@ -47,7 +48,9 @@ class RecurrentUnit(nn.Module):
         super().__init__()
         self.steps = steps
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norms = nn.ModuleList(make_norm(norm_type, channels) for _ in range(steps + 1 if norm_type == "batch" else 1))
+        self.norms = nn.ModuleList(
+            make_norm(norm_type, channels) for _ in range(steps + 1 if norm_type == "batch" else 1)
+        )
 
     def _apply_once(self, x: Tensor, step: int) -> Tensor:
         norm = self.norms[step if len(self.norms) > 1 else 0]
@@ -200,9 +203,7 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
         self.down_blocks = nn.ModuleList(
             block(before, width) for before, width in zip([widths[0] + embedding_dim, *widths], widths, strict=False)
         )
-        self.upsamplers = nn.ModuleList(
-            UpSample(below, width, norm_type) for width, below in zip(widths, widths[1:], strict=False)
-        )
+        self.upsamplers = nn.ModuleList(UpSample(below, width, norm_type) for width, below in pairwise(widths))
         self.gates = nn.ModuleList(
             AttentionGate(width) if gate else nn.Identity() for width, gate in zip(widths, gated, strict=False)
         )
@@ -250,7 +251,9 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
 
         Floats are variances in [0, 1]; integers are steps of the schedule in the config.
         """
-        timestep = torch.as_tensor(timestep, device=device).reshape(-1)
+        timestep = torch.as_tensor(timestep)
+        # Reading a tensor waits for its device, so a batch of timesteps there is not checked: it gives NaN.
+        readable = timestep.device.type == "cpu" or timestep.ndim == 0
         integer = not timestep.is_floating_point()
         if integer and self._variances is None:
             raise ValueError(
@@ -260,19 +263,19 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
             )
         highest = len(self._variances) - 1 if integer and self._variances is not None else 1
         outside = (timestep < 0) | (timestep > highest)
-        if not torch.compiler.is_compiling() and bool(outside.any()):
+        if readable and not torch.compiler.is_compiling() and bool(outside.any()):
             kind = "step of its noise schedule" if integer else "noise variance"
             raise ValueError(
-                f"R2AttnUNet got timestep {timestep.tolist()}: {'an integer' if integer else 'a float'} is a {kind} and "
-                f"must lie in [0, {highest}]. For a scheduler that emits float timesteps, such as 999.0, use "
+                f"R2AttnUNet got timestep {timestep.tolist()}: {'an integer' if integer else 'a float'} is a {kind}, "
+                f"and must lie in [0, {highest}]. For a scheduler that emits float timesteps, such as 999.0, use "
                 "WBCDDIMPipeline, which turns them into variances."
             )
         if integer and self._variances is not None:
-            variance = self._variances.to(device)[timestep]
+            variance = self._variances.to(timestep.device)[timestep.clamp(0, highest)]
         else:
-            # A compiled graph cannot raise; NaN is the loudest it can say.
-            variance = timestep.float().masked_fill(outside, torch.nan)
-        return variance.expand(batch_size)
+            variance = timestep.float()
+        # A compiled graph cannot raise either.
+        return variance.masked_fill(outside, torch.nan).to(device).reshape(-1).expand(batch_size)
 
     def _embed(self, timestep: Tensor | float | int, class_labels: Tensor | None, sample: Tensor) -> Tensor:
         variance = self._noise_variance(timestep, sample.shape[0], sample.device)

@@ -19,6 +19,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddim_parallel import DDIMParallelScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+from diffusers.schedulers.scheduling_tcd import TCDScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
@@ -286,6 +287,8 @@ class WBCDDIMPipeline(DiffusionPipeline):
             )
             alphas = self.scheduler.alphas_cumprod
             return 1.0 - float(alphas[before] if before >= 0 else self.scheduler.final_alpha_cumprod)
+        if isinstance(self.scheduler, TCDScheduler):
+            return 1.0 - float(self.scheduler.alphas_cumprod[0])
         return 0.0
 
     def _image_shape(self, batch_size: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:

@@ -23,7 +23,7 @@ TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 
 
 def _bounded(curve: Callable[[Array], Array], t: Array, start: float, end: float) -> Array:
-    """Evaluate (c(end) - c(t (end - start) + start)) / (c(end) - c(start)), which runs from 1 at t = 0 to 0 at t = 1."""
+    """(c(end) - c(t (end - start) + start)) / (c(end) - c(start)) of a curve c: from 1 at t = 0 to 0 at t = 1."""
     at_start, at_end = curve(np.array(start)), curve(np.array(end))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (at_end - curve(t * (end - start) + start)) / (at_end - at_start)
@@ -85,7 +85,8 @@ def signal_rates(
         raise ValueError(f"signal_rate_bounds={bounds!r}: choose rescale or clip.")
     if not 0.0 < min_signal_rate < max_signal_rate <= 1.0:
         raise ValueError(
-            f"min_signal_rate={min_signal_rate}, max_signal_rate={max_signal_rate}: they must satisfy 0 < min < max <= 1."
+            f"min_signal_rate={min_signal_rate}, max_signal_rate={max_signal_rate}: they must satisfy "
+            "0 < min < max <= 1."
         )
     if num_train_timesteps < 2:
         raise ValueError(f"num_train_timesteps={num_train_timesteps}: give 2 or more.")
@@ -183,13 +184,20 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
             if betas.shape != (num_train_timesteps,) or not ((betas >= 0) & (betas < 1)).all():
                 raise ValueError(
                     f"trained_betas must be {num_train_timesteps} numbers (num_train_timesteps) in [0, 1); got shape "
-                    f"{betas.shape}, from {betas.min() if betas.size else None} to {betas.max() if betas.size else None}."
+                    f"{betas.shape}{f', from {betas.min()} to {betas.max()}' if betas.size else ''}."
                 )
             self.register_to_config(trained_betas=betas.tolist(), computed_betas=None)
             alphas_cumprod = np.cumprod(1.0 - betas)
         else:
             rates = signal_rates(
-                num_train_timesteps, noise_schedule, start, end, tau, min_signal_rate, max_signal_rate, signal_rate_bounds
+                num_train_timesteps,
+                noise_schedule,
+                start,
+                end,
+                tau,
+                min_signal_rate,
+                max_signal_rate,
+                signal_rate_bounds,
             )
             alphas_cumprod = rates**2
             betas = betas_from_alphas_cumprod(alphas_cumprod)
@@ -233,7 +241,13 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError("Give either num_inference_steps or timesteps.")
         if timesteps is not None:
             chosen = np.asarray(timesteps, dtype=np.int64)
-            if chosen.ndim != 1 or not chosen.size or chosen.max() >= total or chosen.min() < 0 or (np.diff(chosen) >= 0).any():
+            if (
+                chosen.ndim != 1
+                or not chosen.size
+                or chosen.max() >= total
+                or chosen.min() < 0
+                or (np.diff(chosen) >= 0).any()
+            ):
                 raise ValueError(f"timesteps must fall from at most {total - 1} to at least 0; got {list(timesteps)}.")
         else:
             chosen = self._spread(num_inference_steps, total)
@@ -260,7 +274,7 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
         return float(self.alphas_cumprod[timestep]), before
 
     def _threshold(self, sample: Tensor) -> Tensor:
-        """Threshold predicted images (B, ...) dynamically: clip at a quantile s of |x|, divide by s (Saharia et al. 2022)."""
+        """Threshold predicted images (B, ...): clip at a quantile s of |x|, divide by s (Saharia et al. 2022)."""
         flat = sample.float().flatten(1)
         bound = torch.quantile(flat.abs(), self.config.dynamic_thresholding_ratio, dim=1, keepdim=True)
         bound = bound.clamp(1.0, self.config.sample_max_value)
@@ -313,7 +327,9 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
         if use_clipped_model_output:
             epsilon = (sample - signal * image) / max(noise, 1e-12)
 
-        sigma = eta * math.sqrt((1 - alpha_before) / max(1 - alpha, 1e-24)) * math.sqrt(max(0.0, 1 - alpha / alpha_before))
+        sigma = (
+            eta * math.sqrt((1 - alpha_before) / max(1 - alpha, 1e-24)) * math.sqrt(max(0.0, 1 - alpha / alpha_before))
+        )
         direction = math.sqrt(max(0.0, 1 - alpha_before - sigma**2))
         before = math.sqrt(alpha_before) * image + direction * epsilon
         if sigma > 0:

@@ -1,0 +1,126 @@
+"""What is done to one image: measure it in the first pass, write its crop in the second."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wbc_diffusers.data.background import Colour, estimate_background, scale_to_background
+from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image
+from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
+from wbc_diffusers.data.images import write_png
+from wbc_diffusers.data.sources import Item, read_bytes
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A square of `crop` pixels from the centre, shrunk to `size` pixels."""
+
+    crop: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.crop < 1 or not 1 <= self.size <= self.crop:
+            raise ValueError(
+                f"crop {self.crop} and size {self.size}: wanted 1 <= size <= crop; enlarging would invent detail, "
+                "so take a larger crop"
+            )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Measures of one image, or the `reason` (a key of `check.REASONS`) and `detail` for leaving it out."""
+
+    reason: str = ""
+    detail: str = ""
+    source_sha256: str = ""
+    pixel_sha256: str = ""
+    """Of the cropped and shrunk pixels before any change of the background."""
+    turned: bool = False
+    background: Colour | None = None
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(8, np.uint64))
+    thumbnail: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((32, 32), np.uint8))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to measure or, with `facts` and `path`, to write."""
+
+    item: Item
+    geometry: Geometry
+    background: bool = False
+    """Whether the slide background has to be estimated."""
+    facts: Facts | None = None
+    target: Colour | None = None
+    path: str = ""
+
+
+def measure(job: Job, tables: Mapping[str, Any], image_column: str) -> Facts:
+    """Decode one image, check it, and measure what duplicates, split and background need."""
+    try:
+        data = read_bytes(job.item, tables, image_column)
+        if job.item.fields.get("synthetic", "").strip().lower() in ("true", "1", "yes"):
+            checked = check_image(data, job.geometry.crop)
+            if checked.source_type != "algorithmicMedia":  # a rendered phantom may be called synthetic as well
+                raise RefusedImageError("generated", "synthetic = true in the metadata")
+        else:
+            checked = check_image(data, job.geometry.crop)
+        background = estimate_background(np.asarray(checked.image)) if job.background else None
+        if job.background and background is None:
+            raise RefusedImageError("no_background")
+    except RefusedImageError as error:
+        return Facts(error.reason, error.detail)
+    image = cut(checked.image, job.geometry)
+    grey = thumbnail(image)
+    return Facts(
+        source_sha256=hashlib.sha256(data).hexdigest(),
+        pixel_sha256=pixel_sha256(image),
+        turned=checked.turned,
+        background=background,
+        hashes=oriented_hashes(grey),
+        thumbnail=grey,
+    )
+
+
+def write_crop(job: Job, tables: Mapping[str, Any], image_column: str) -> tuple[str, str]:
+    """Write one image's crop as PNG; returns the SHA-256 of its pixels and its perceptual hash."""
+    facts = job.facts
+    assert facts is not None
+    data = read_bytes(job.item, tables, image_column)
+    if hashlib.sha256(data).hexdigest() != facts.source_sha256:
+        raise ValueError(f"{job.item.name} changed while it was prepared; run again when nothing writes to the source")
+    checked = check_image(data, job.geometry.crop)
+    image = _at_background(checked, job, facts)
+    image = cut(image, job.geometry)
+    mark = checked.source_type
+    write_png(Path(job.path), image, source_type=mark, creator=checked.creator or "unknown")
+    return pixel_sha256(image), perceptual_hash(image)
+
+
+def cut(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """Cut the centre out of an RGB image and shrink it.
+
+    Lanczos weighs every source pixel under its kernel, so nothing is skipped. From 192 to 64 px it keeps 89 % of the
+    power in the upper half of what 64 px can show, where granules are; averaging over areas keeps 71 % (docs/data.md).
+    """
+    left, top = (image.width - geometry.crop) // 2, (image.height - geometry.crop) // 2
+    square = image.crop((left, top, left + geometry.crop, top + geometry.crop))
+    if geometry.size == geometry.crop:
+        return square
+    return square.resize((geometry.size, geometry.size), Image.Resampling.LANCZOS)
+
+
+def pixel_sha256(image: Image.Image) -> str:
+    """Give the SHA-256 of an RGB image's bytes, row by row, three bytes a pixel."""
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def _at_background(checked: CheckedImage, job: Job, facts: Facts) -> Image.Image:
+    if job.target is None or facts.background is None:
+        return checked.image
+    return Image.fromarray(scale_to_background(np.asarray(checked.image), facts.background, job.target))

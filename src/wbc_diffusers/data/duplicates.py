@@ -1,0 +1,136 @@
+"""Find images that are copies of each other: the same pixels, or nearly so, in any of the eight flips and turns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+HASH_DISTANCE = 10
+MEAN_DIFFERENCE = 4.0
+THUMBNAIL = 32
+
+_BLOCK_ELEMENTS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images, by their positions (first < second), that are copies: `kind` is exact or near."""
+
+    first: int
+    second: int
+    kind: str
+    hash_distance: int
+    """Bits that differ between the perceptual hashes, of 64, in the best of the eight flips and turns."""
+    mean_difference: float
+    """Mean absolute difference of the grey thumbnails, in levels of 255, in that flip or turn."""
+
+
+def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
+    """Shrink an image to 32 x 32 grey pixels, uint8 (32, 32), as `imagehash.phash` does."""
+    return np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """Give the 64-bit DCT hash of an image as 16 hexadecimal digits (`imagehash.phash`)."""
+    import imagehash
+
+    return str(imagehash.phash(image))
+
+
+def oriented_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Give the hashes of the eight flips and turns of a (32, 32) thumbnail, uint64 (8,); the first is its own."""
+    import imagehash
+
+    bits = [imagehash.phash(Image.fromarray(view)).hash.ravel() for view in orientations(grey)]
+    return np.packbits(np.asarray(bits, dtype=np.uint8), axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def orientations(grey: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Give the eight flips and quarter turns of a square array, itself first."""
+    turns = [np.rot90(grey, k) for k in range(4)]
+    return [np.ascontiguousarray(view) for view in turns + [np.fliplr(turn) for turn in turns]]
+
+
+def find_duplicates(
+    hashes: NDArray[np.uint64],
+    thumbnails: NDArray[np.uint8],
+    digests: Sequence[str],
+    hash_distance: int = HASH_DISTANCE,
+    mean_difference: float = MEAN_DIFFERENCE,
+) -> list[Pair]:
+    """Find all pairs of images that are copies of each other.
+
+    A pair is exact when the digests of its pixels are equal. It is near when the perceptual hashes differ by few bits
+    and the thumbnails then differ by little: hashes alone confuse different cells, which look much alike.
+
+    Args:
+        hashes: uint64 (N, 8) from `oriented_hashes`.
+        thumbnails: uint8 (N, 32, 32).
+        digests: SHA-256 of each image's pixels.
+        hash_distance: Most bits of 64 that may differ.
+        mean_difference: Largest mean absolute difference of the thumbnails, in levels of 255.
+
+    Returns:
+        The pairs, ordered by position.
+    """
+    near = (_compare(int(i), int(j), hashes, thumbnails, hash_distance) for i, j in candidates(hashes, hash_distance))
+    pairs = {(p.first, p.second): p for p in near if p is not None and p.mean_difference <= mean_difference}
+    places: dict[str, list[int]] = {}
+    for place, digest in enumerate(digests):
+        for earlier in places.setdefault(digest, []):
+            pairs[earlier, place] = Pair(earlier, place, "exact", 0, 0.0)
+        places[digest].append(place)
+    return [pairs[key] for key in sorted(pairs)]
+
+
+def candidates(hashes: NDArray[np.uint64], hash_distance: int) -> NDArray[np.int64]:
+    """Give the pairs (M, 2), first < second, whose hashes (N, 8) differ by few bits in one of the flips and turns."""
+    count = len(hashes)
+    rows = max(1, _BLOCK_ELEMENTS // max(count, 1))
+    found = []
+    for start in range(0, count, rows):
+        own = hashes[start : start + rows, 0, None]
+        least = np.full((len(own), count - start), 64, np.uint8)
+        for k in range(hashes.shape[1]):
+            np.minimum(least, np.bitwise_count(own ^ hashes[None, start:, k]), out=least)
+        first, second = np.nonzero(least <= hash_distance)
+        keep = first < second
+        found.append(np.stack([first[keep], second[keep]], axis=1) + start)
+    return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+
+
+def clusters(pairs: Sequence[Pair], count: int) -> list[list[int]]:
+    """Join pairs into sets of copies of each other: lists of positions, each ascending, of two members or more."""
+    parent = list(range(count))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for pair in pairs:
+        first, second = sorted((root(pair.first), root(pair.second)))
+        parent[second] = first
+    sets: dict[int, list[int]] = {}
+    for place in sorted({place for pair in pairs for place in (pair.first, pair.second)}):
+        sets.setdefault(root(place), []).append(place)
+    return list(sets.values())
+
+
+def _compare(
+    first: int, second: int, hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], hash_distance: int
+) -> Pair | None:
+    """Compare two thumbnails in those flips and turns of the second whose hash is near the first one's."""
+    distances = np.bitwise_count(hashes[first, 0] ^ hashes[second])
+    views = orientations(thumbnails[second])
+    own = thumbnails[first].astype(np.int16)
+    near = [
+        (float(np.abs(own - views[k]).mean()), int(distances[k])) for k in np.nonzero(distances <= hash_distance)[0]
+    ]
+    if not near:
+        return None
+    difference, distance = min(near)
+    return Pair(first, second, "near", distance, round(difference, 2))

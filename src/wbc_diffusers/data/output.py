@@ -1,0 +1,75 @@
+"""The output folder: refused if it holds something, written beside its place, and moved there when it is whole."""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_output(out: Path, source: str | Path) -> Path:
+    """Give the absolute path of an output folder that is absent or empty and lies outside the source."""
+    out = out.expanduser().absolute()
+    if out.is_dir() and any(out.iterdir()):
+        raise FileExistsError(f"output folder {out} is not empty: wanted a new folder; give another one or remove it")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"output {out} is a file: wanted a new folder")
+    place = Path(source)
+    if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+        raise ValueError(f"output folder {out} lies in the source {place}, which must not change; give one outside it")
+    return out
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` to write in; it becomes `out` if the block ends well, and goes away otherwise.
+
+    A process that is killed leaves it behind under a hidden name; the next run for the same `out` removes it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    host = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())
+    _remove_leftovers(out, host)
+    partial = out.parent / f".{out.name}.partial-{host}-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def output_names(sources: Sequence[tuple[str, str]]) -> list[str]:
+    """Give a PNG name for each (split, source name): its stem, made portable, numbered where stems meet in a split."""
+    taken: dict[tuple[str, str], int] = {}
+    names = []
+    for split, source in sources:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source).stem).strip("._")[:100] or "image"
+        while True:
+            number = taken.get((split, stem.lower()), 0) + 1  # some file systems do not tell case apart
+            taken[split, stem.lower()] = number
+            if number == 1:
+                break
+            stem = f"{stem}-{number}"
+        names.append(f"{stem}.png")
+    return names
+
+
+def _remove_leftovers(out: Path, host: str) -> None:
+    """Remove what killed runs on this machine left behind."""
+    for leftover in out.parent.glob(f".{out.name}.partial-{host}-*"):
+        number = leftover.name.rpartition("-")[2]
+        if number.isdigit() and not _alive(int(number)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

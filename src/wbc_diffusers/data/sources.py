@@ -1,0 +1,282 @@
+"""List the images of a source, with what is known of each: a folder of classes, a folder with metadata, a data set."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wbc_diffusers.data.check import read_file
+from wbc_diffusers.data.labels import abnormality_name
+from wbc_diffusers.data.split import split_name
+
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+
+_DOCUMENTS = {
+    ".md", ".txt", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py", ".xlsx",
+    ".zip", ".gz", ".cff",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source: `name` as it is reported, its columns, its given split, and where its bytes are."""
+
+    name: str
+    fields: Mapping[str, str]
+    split: str | None = None
+    path: str | None = None
+    index: tuple[str, int] | None = None
+    """Split and row in `Source.tables`, for a data set."""
+
+
+@dataclass
+class Source:
+    """All that a source holds: images to look at, files left out already with their reasons, and other files."""
+
+    kind: str
+    items: list[Item] = field(default_factory=list)
+    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    """Name, reason (a key of `check.REASONS`) and detail."""
+    other_files: list[str] = field(default_factory=list)
+    tables: dict[str, Any] = field(default_factory=dict)
+    image_column: str = "image"
+
+
+def read_source(source: str | Path) -> Source:
+    """List the images of a source without decoding any.
+
+    Args:
+        source: A folder of images by class, a folder with metadata.csv or metadata.jsonl (the imagefolder layout), a
+            Parquet file or a folder of them, or the id of a data set on a hub.
+
+    Raises:
+        FileNotFoundError: For a path that does not exist.
+        ValueError: For metadata that cannot be read, with its file and line.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if any(path.rglob("*.parquet")) and not _metadata_files(path):
+            return _from_datasets(path)
+        return _from_folder(path)
+    if path.is_file():
+        if path.suffix == ".parquet":
+            return _from_datasets(path)
+        raise ValueError(f"source {str(source)!r} is a file: wanted a folder, a .parquet file or the id of a data set")
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not str(source).startswith("."):
+        return _from_datasets(str(source))
+    raise FileNotFoundError(
+        f"source {str(source)!r} does not exist: wanted a folder, a .parquet file or a data set's id"
+    )
+
+
+def read_bytes(item: Item, source_tables: Mapping[str, Any], image_column: str) -> bytes:
+    """Read the bytes of one image's file; raises `RefusedImageError` where that cannot be done."""
+    if item.index is None:
+        return read_file(item.path or "")
+    split, row = item.index
+    value = source_tables[split][row][image_column]
+    if isinstance(value, bytes):
+        return value
+    if value and value.get("bytes"):
+        return bytes(value["bytes"])
+    return read_file(value["path"]) if value and value.get("path") else b""
+
+
+def shown(name: str) -> str:
+    """Make a file name printable: bytes that are not UTF-8 become escapes such as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _metadata_files(top: Path) -> list[Path]:
+    """Give the metadata of a folder: its own, else those of its split folders."""
+    folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir() and split_name(entry.name))]
+    found = [next((f / name for name in METADATA_FILES if (f / name).is_file()), None) for f in folders]
+    return [found[0]] if found[0] else [path for path in found if path]
+
+
+def _from_folder(top: Path) -> Source:
+    metadata = _metadata_files(top)
+    source = Source("metadata" if metadata else "folders")
+    files: dict[str, str] = {}
+    for name, path in _walk(top, source):
+        if Path(path) in metadata:
+            continue
+        if Path(name).suffix.lower() in _DOCUMENTS:
+            source.other_files.append(shown(name))
+        elif not _inside(path, top):
+            source.left_out.append((shown(name), "outside_source", "a link"))
+        else:
+            files[name] = path
+    if metadata:
+        _add_rows(source, top, metadata, files)
+    else:
+        source.items = [_item_of_folder(name, path) for name, path in files.items()]
+    return source
+
+
+def _walk(top: Path, source: Source) -> Iterator[tuple[str, str]]:
+    for folder, folders, names in os.walk(top):
+        folders.sort()
+        for name in folders:
+            path = os.path.join(folder, name)  # noqa: PTH118 - names need not be UTF-8
+            if os.path.islink(path):  # noqa: PTH114
+                source.left_out.append((shown(os.path.relpath(path, top)), "linked_folder", ""))
+        for name in sorted(names):
+            path = os.path.join(folder, name)  # noqa: PTH118
+            yield os.path.relpath(path, top).replace(os.sep, "/"), path
+
+
+def _inside(path: str, top: Path) -> bool:
+    real, real_top = os.path.realpath(path), os.path.realpath(top)
+    return real.startswith(real_top.rstrip(os.sep) + os.sep)
+
+
+def _item_of_folder(name: str, path: str) -> Item:
+    """Label by the folder under the source, or under its split folder: an abnormality of neutrophils or a cell type."""
+    parts = name.split("/")[:-1]
+    split = split_name(parts[0]) if parts else None
+    if split:
+        parts = parts[1:]
+    folder = shown(parts[0]) if parts else ""
+    abnormality = abnormality_name(folder)
+    fields = {"cell_type": "neutrophil" if abnormality else folder, "abnormality": abnormality or ""}
+    return Item(shown(name), fields, split, path)
+
+
+def _add_rows(source: Source, top: Path, metadata: list[Path], files: dict[str, str]) -> None:
+    rows: dict[str, list[dict[str, str]]] = {}
+    for table in metadata:
+        prefix = table.parent.relative_to(top).as_posix()
+        for row in _read_table(table):
+            given = row.pop("file_name")
+            name = os.path.normpath(os.path.join(prefix, given)).replace(os.sep, "/")  # noqa: PTH118
+            if name.startswith(("../", "/")) or name == "..":
+                source.left_out.append((given, "outside_source", "a path in the metadata"))
+                continue
+            rows.setdefault(name, []).append(row)
+    outside = {name for name, reason, _ in source.left_out if reason == "outside_source"}
+    for name, same in rows.items():
+        if any(row != same[0] for row in same):
+            source.left_out.append((name, "conflicting_rows", f"{len(same)} rows"))
+        elif name not in outside:
+            source.left_out += [(name, "repeated_row", "")] * (len(same) - 1)
+            path = files.get(name, str(top / name))
+            split = split_name(name.split("/")[0]) if len(metadata) > 1 or metadata[0].parent != top else None
+            source.items.append(Item(name, same[0], split, path))
+    source.left_out += [(shown(name), "no_row", "") for name in files if name not in rows]
+    source.items.sort(key=lambda item: item.name)
+
+
+def _read_table(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from None
+    rows = _read_jsonl(path, text) if path.suffix == ".jsonl" else _read_csv(path, text)
+    for line, row in rows:
+        if not row.get("file_name", "").strip():
+            raise ValueError(f"{path}, line {line}: no file_name")
+        yield row
+
+
+def _read_csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(text.splitlines(keepends=True))
+    header = list(reader.fieldnames or [])
+    if "file_name" not in header or len(set(header)) < len(header):
+        raise ValueError(
+            f"{path}: the header is {header}; wanted different names parted by commas, one of them file_name"
+        )
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, line {reader.line_num}: wanted {len(header)} fields like the header")
+        yield reader.line_num, dict(row)
+
+
+def _read_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, entry in enumerate(text.splitlines(), start=1):
+        if not entry.strip():
+            continue
+        try:
+            values = json.loads(entry)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f'{path}, line {line}: wanted an object such as {{"file_name": ...}}')
+        yield line, {str(key): _text(value) for key, value in values.items()}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _from_datasets(source: str | Path) -> Source:
+    """List the images of a Parquet file, a folder of them, or a data set of a hub, through `datasets`."""
+    import datasets
+
+    if isinstance(source, Path):
+        pattern = str(source) if source.is_file() else str(source / "**" / "*.parquet")
+        loaded = (
+            datasets.load_dataset(str(source))
+            if source.is_dir()
+            else datasets.load_dataset("parquet", data_files=pattern)
+        )
+    else:
+        loaded = datasets.load_dataset(source)
+    column = _image_column(loaded, source)
+    result = Source("dataset", image_column=column)
+    known = {name: split_name(name) for name in loaded}
+    for name, table in loaded.items():
+        result.tables[name] = table.cast_column(column, datasets.Image(decode=False))
+        texts = _columns(table, column)
+        paths = _paths(result.tables[name], column)
+        for row in range(len(table)):
+            fields = {key: values[row] for key, values in texts.items()}
+            split = known[name] if len(loaded) > 1 else None
+            result.items.append(Item(f"{name}/{paths[row] or row}", fields, split, index=(name, row)))
+    return result
+
+
+def _image_column(loaded: Any, source: str | Path) -> str:
+    features = next(iter(loaded.values())).features
+    for name, feature in features.items():
+        kind = type(feature).__name__
+        if kind == "Image" or (isinstance(feature, dict) and "bytes" in feature):
+            return str(name)
+    for name in ("image", "bytes", "png", "jpg"):
+        if getattr(features.get(name), "dtype", "") in ("binary", "large_binary"):
+            return name
+    raise ValueError(f"data set {str(source)!r} has no column of images; it has {', '.join(features)}")
+
+
+def _columns(table: Any, image_column: str) -> dict[str, list[str]]:
+    """Give all other columns as texts; classes by name, as `cell_type` or `abnormality` where they are the label."""
+    result: dict[str, list[str]] = {}
+    for name, feature in table.features.items():
+        if name == image_column:
+            continue
+        values = table[name]
+        if hasattr(feature, "int2str"):
+            result[name] = [feature.int2str(v) if v is not None and v >= 0 else "" for v in values]
+        else:
+            result[name] = [_text(value) for value in values]
+    if "label" in result and "cell_type" not in result:
+        named = [abnormality_name(value) for value in result["label"]]
+        result["cell_type"] = ["neutrophil" if a else v for a, v in zip(named, result["label"], strict=True)]
+        if any(named) and "abnormality" not in result:
+            result["abnormality"] = [a or "" for a in named]
+    return result
+
+
+def _paths(table: Any, column: str) -> list[str]:
+    """Give the file names of a column of images, empty where there are none, without reading the images."""
+    names = table.data.column(column).combine_chunks()
+    if "path" not in {part.name for part in names.type}:
+        return [""] * len(table)
+    paths = names.field("path").to_pylist()
+    return [Path(path).name if path else "" for path in paths]

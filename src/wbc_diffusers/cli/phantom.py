@@ -24,8 +24,5 @@ def phantom(
     from wbc_diffusers.data.phantom import render_folder
 
     start = time.perf_counter()
-    try:
-        render_folder(out, num=num, size=size, seed=seed, abnormality=abnormality, grade=grade)
-    except (ValueError, FileExistsError) as error:
-        raise typer.BadParameter(str(error)) from error
+    render_folder(out, num=num, size=size, seed=seed, abnormality=abnormality, grade=grade)
     typer.echo(f"{num} phantom cells of {size} x {size} px in {out}, {time.perf_counter() - start:.1f} s")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wbc_diffusers.data import phantom_paint as paint
 from wbc_diffusers.data.images import write_png
-from wbc_diffusers.data.phantom_nucleus import lay_out_nucleus, nucleus_distance
+from wbc_diffusers.data.phantom_nucleus import draw_filaments, lay_out_nucleus, nucleus_distance
 
 PHANTOM_VERSION = "1"
 """Changes whenever any rendered pixel does; experiments name it."""
@@ -45,7 +45,7 @@ class Granulation:
 
 
 GRANULATION = {
-    0: Granulation(density=(1.2, 3.2), darkness=(0.28, 0.48), radius=(0.85, 1.1)),
+    0: Granulation(density=(1.2, 3.2), darkness=(0.28, 0.48), radius=(0.9, 1.1)),
     1: Granulation(density=(3.8, 5.0), darkness=(0.56, 0.68), radius=(1.15, 1.3)),
     2: Granulation(density=(5.6, 7.2), darkness=(0.76, 0.9), radius=(1.4, 1.6)),
 }
@@ -168,12 +168,15 @@ def _plan(seed: int, abnormality: str, grade: int) -> _Plan:
 def _nucleus(rng: np.random.Generator, grid: paint.Grid, lobes: int, cell_radius: float) -> paint.Array:
     """Signed distance to a nucleus inside a cell of the given radius, its outline roughened by a warp."""
     share = rng.uniform(0.31, 0.4) if lobes < 5 else rng.uniform(0.3, 0.36)
-    room = (cell_radius - 4.0) * rng.uniform(0.85 if lobes < 5 else 0.95, 1.0)
+    # What room the lobes don't take lets the nucleus lie off the cell's centre.
+    room = (cell_radius - 4.0) * rng.uniform(0.8 if lobes < 5 else 0.95, 1.0)
     chain = lay_out_nucleus(rng, lobes, share * np.pi * cell_radius**2, room)
-    filaments = rng.uniform(0.9, 2.1, max(lobes - 1, 0))
+    aside = (cell_radius - 4.0 - room) * rng.uniform(0.3, 1.0)
+    chain = chain.moved(aside, rng.uniform(0, 2 * np.pi))
+    filaments = draw_filaments(rng, chain)
     warp = [
         np.float32(2.1) * paint.smooth_noise(rng, grid.pixels, 26)
-        + np.float32(0.6) * paint.smooth_noise(rng, grid.pixels, 10)
+        + np.float32(0.85) * paint.smooth_noise(rng, grid.pixels, 10)
         for _ in range(2)
     ]
     reach = np.abs(chain.points).max() + chain.radii.max() + 12
@@ -189,7 +192,7 @@ def _cytoplasm_colour(rng: np.random.Generator, grid: paint.Grid, style: paint.S
     """Transmittance (H, W, 3): pink to lilac patches and a fine grain."""
     patches = paint.smooth_noise(rng, grid.pixels, 26) * np.float32(0.25) + np.float32(1 - style.pinkness)
     colour = paint.mix(paint.CYTOPLASM_PINK, paint.CYTOPLASM_LILAC, np.clip(patches, 0, 1))
-    grain = np.float32(0.035) * paint.smooth_noise(rng, grid.pixels, 2.2) + np.float32(0.03) * paint.smooth_noise(
+    grain = np.float32(0.035) * paint.smooth_noise(rng, grid.pixels, 2.2) + np.float32(0.035) * paint.smooth_noise(
         rng, grid.pixels, 6
     )
     return np.clip(colour * (1 + grain)[..., None], 0.02, 1) ** style.cytoplasm_gain
@@ -203,7 +206,7 @@ def _chromatin_colour(
     clumps = paint.smoothstep(-0.7, 1.3, paint.smooth_noise(rng, grid.pixels, 6))
     colour = paint.mix(paint.CHROMATIN_DARK, paint.CHROMATIN_MID, clumps)
     openness = rng.uniform(0.7, 1.15)
-    spots = paint.smoothstep(0.85 / openness, 2.0 / openness, paint.smooth_noise(rng, grid.pixels, 4.2))
+    spots = paint.smoothstep(0.7 / openness, 2.1 / openness, paint.smooth_noise(rng, grid.pixels, 3.8))
     spots = spots * paint.smoothstep(1.5, 4.0, depth)
     return paint.mix(colour, paint.CHROMATIN_LIGHT, spots) ** style.nucleus_gain
 
@@ -234,7 +237,9 @@ def render_cell(size: int, seed: int, abnormality: str = "none", grade: int = 0)
     streams = [_stream(seed, abnormality, grade, part) for part in range(1, 7)]
 
     cell_radius = float(np.clip(streams[0].normal(66, 5.5), 55, 80))
-    cell = paint.outline(streams[0], grid, (0.0, 0.0), cell_radius, rough=0.036)
+    cell = paint.outline(
+        streams[0], grid, (0.0, 0.0), cell_radius, rough=streams[0].choice((0.034, 0.065), p=(0.75, 0.25))
+    )
     nucleus = _nucleus(streams[1], grid, plan.lobes, cell_radius)
     # The chain is kept inside a circle, the outline is not one: what of the nucleus would stick out is cut off.
     nucleus = np.maximum(nucleus, cell + np.float32(2.5))

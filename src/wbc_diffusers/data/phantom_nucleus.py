@@ -20,6 +20,9 @@ CLEFT = 1.2
 BLEND = 1.6
 """How near a filament has to come to a lobe to widen into it, in field units."""
 
+BRIDGES = 0.3
+"""Share of the joints between lobes that are bridges, not threads."""
+
 ELONGATION = {1: (2.6, 4.8), 2: (1.3, 2.4), 3: (1.15, 1.85), 4: (1.05, 1.55)}
 """Lobes of a nucleus -> range of a lobe's length over its width; with more lobes, `ELONGATION_MANY`."""
 
@@ -39,6 +42,10 @@ class Chain:
         """How many lobes the chain has."""
         return int(self.lobe[-1]) + 1
 
+    def moved(self, distance: float, angle: float) -> "Chain":
+        """Give the chain moved by `distance` towards `angle` (radians)."""
+        return Chain(self.points + distance * np.array([np.cos(angle), np.sin(angle)]), self.radii, self.lobe)
+
 
 def lay_out_nucleus(rng: np.random.Generator, lobes: int, area: float, room: float) -> Chain:
     """Lay the lobes of one nucleus out inside a circle round the origin.
@@ -57,6 +64,17 @@ def lay_out_nucleus(rng: np.random.Generator, lobes: int, area: float, room: flo
             break
         radii, step = radii * 0.94, step * 0.94
     return Chain(points, radii, lobe)
+
+
+def draw_filaments(rng: np.random.Generator, chain: Chain) -> NDArray[np.float64]:
+    """Draw the half widths (lobes - 1,) of what joins the lobes: mostly threads, some bridges.
+
+    A bridge is at most a third as wide as the narrower of its lobes: more would not be two lobes by the usual rule.
+    """
+    widest = np.array([chain.radii[chain.lobe == i].max() for i in range(chain.lobes)])
+    bridges = rng.uniform(0.18, 0.33, chain.lobes - 1) * np.minimum(widest[1:], widest[:-1])
+    threads = rng.uniform(0.9, 2.1, chain.lobes - 1)
+    return np.where(rng.uniform(size=chain.lobes - 1) < BRIDGES, bridges, threads)
 
 
 def _discs(

@@ -22,15 +22,15 @@ def _transmittance(red: int, green: int, blue: int) -> Array:
     return np.array([red, green, blue], np.float32) / _REFERENCE_LIGHT
 
 
-CHROMATIN_DARK = _transmittance(60, 20, 123)
-CHROMATIN_MID = _transmittance(86, 42, 136)
+CHROMATIN_DARK = _transmittance(57, 20, 120)
+CHROMATIN_MID = _transmittance(84, 42, 134)
 CHROMATIN_LIGHT = _transmittance(156, 108, 162)
 CYTOPLASM_PINK = _transmittance(230, 188, 188)
 CYTOPLASM_LILAC = _transmittance(206, 170, 190)
 DOHLE_BLUE = _transmittance(152, 164, 192)
 RED_CELL = _transmittance(194, 153, 165)
 RED_CELL_PALLOR = _transmittance(240, 212, 195)
-PLATELET = _transmittance(128, 92, 160)
+PLATELET = _transmittance(112, 74, 152)
 GRANULE_DENSITY = np.array([0.66, 1.05, 0.27], np.float32)
 """Optical density (natural logarithm) of a granule of darkness 1, per channel."""
 
@@ -49,7 +49,7 @@ class SlideStyle:
 
 
 def slide_style(rng: np.random.Generator) -> SlideStyle:
-    """Draw the style of one slide: warm or neutral light, weak or strong stain, pinker or bluer, few or many red cells."""
+    """Draw the style of one slide: its light, how strong and how pink its stain is, how many red cells it has."""
     neutral = np.array([249, 243, 240], np.float32)
     light = _REFERENCE_LIGHT + np.float32(rng.uniform(0, 0.75)) * (neutral - _REFERENCE_LIGHT)
     light = light * np.float32(rng.uniform(0.94, 1.0)) + rng.normal(0, 1.5, 3).astype(np.float32)
@@ -59,11 +59,11 @@ def slide_style(rng: np.random.Generator) -> SlideStyle:
 
     return SlideStyle(
         light=np.minimum(light, 255),
-        nucleus_gain=gain(0.86, 1.1, 0.035),
+        nucleus_gain=gain(0.9, 1.12, 0.03),
         cytoplasm_gain=gain(0.8, 1.3, 0.06),
-        red_cell_gain=gain(0.75, 1.25, 0.06),
+        red_cell_gain=gain(0.68, 1.12, 0.05),
         pinkness=float(rng.uniform(0.2, 0.85)),
-        pallor=float(rng.uniform(0.25, 0.95)),
+        pallor=float(rng.uniform(0.35, 1.1)),
         crowding=int(rng.integers(4, 10)),
     )
 
@@ -171,13 +171,15 @@ def _paint_red_cell(
     depth = -edge / np.float32(radius)
     shift = rng.normal(0, 0.05 * radius, 2)
     inner = np.hypot(local.x - np.float32(x + shift[0]), local.y - np.float32(y + shift[1])) / np.float32(radius)
-    width = rng.uniform(0.3, 0.55)
-    pale = np.float32(style.pallor * rng.uniform(0.5, 1.0)) * (1 - smoothstep(width * 0.35, width * 1.5, inner))
+    width = rng.uniform(0.3, 0.6)
+    pale = np.float32(min(1.0, style.pallor * rng.uniform(0.5, 1.1))) * (
+        1 - smoothstep(width * 0.35, width * 1.5, inner)
+    )
     colour = mix(RED_CELL, RED_CELL_PALLOR, pale)
     colour = (
         colour * (1 - np.float32(0.05) * smoothstep(0.0, 0.12, depth) * (1 - smoothstep(0.12, 0.4, depth)))[..., None]
     )
-    covered = coverage(edge, softness=rng.uniform(3.0, 5.5))
+    covered = coverage(edge, softness=rng.uniform(3.5, 7.0))
     layer = mix(np.ones(3, np.float32), colour**style.red_cell_gain, covered)
     # Where two red cells overlap the photograph is darker, but by less than two full layers.
     below = canvas[rows, columns]
@@ -223,6 +225,7 @@ def granule_depth(
     column, row = np.rint(place).astype(np.int64).T
     inside = cytoplasm[np.clip(row, 0, grid.pixels - 1), np.clip(column, 0, grid.pixels - 1)] > 0.5
     place, column, row, sizes, strength = place[inside], column[inside], row[inside], sizes[inside], strength[inside]
+    patches = smooth_noise(rng, grid.pixels, 24)
     reach = int(np.ceil((1.6 * radius + 1.0) * grid.scale))
     offset = np.arange(-reach, reach + 1)
     dy, dx = (d.ravel() for d in np.meshgrid(offset, offset, indexing="ij"))
@@ -230,6 +233,7 @@ def granule_depth(
     distance = np.hypot(rows - place[:, 1:], columns - place[:, :1]) / grid.scale - sizes[:, None]
     added = strength[:, None] * np.clip(0.5 - distance / 1.3, 0, 1)
     valid = (rows >= 0) & (rows < grid.pixels) & (columns >= 0) & (columns < grid.pixels) & (added > 0)
+    added = added * np.clip(1 + 0.25 * patches[row, column], 0.5, 1.5)[:, None]
     total = np.bincount(
         (rows * grid.pixels + columns)[valid], weights=added[valid], minlength=grid.pixels * grid.pixels
     ).reshape(grid.pixels, grid.pixels)

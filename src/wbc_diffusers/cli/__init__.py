@@ -12,6 +12,9 @@ from typing import Annotated
 import typer
 
 from wbc_diffusers import __version__
+from wbc_diffusers.cli.generate import generate
+from wbc_diffusers.cli.phantom import phantom
+from wbc_diffusers.cli.prepare import prepare
 from wbc_diffusers.cli.train import train
 
 app = typer.Typer(
@@ -22,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+for command in (phantom, prepare, generate):
+    app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 
 

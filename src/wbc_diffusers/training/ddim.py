@@ -14,7 +14,7 @@ from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 from wbc_diffusers.training.engine import Task, Trainer
-from wbc_diffusers.training.manifest import read_manifest, write_manifest
+from wbc_diffusers.training.manifest import write_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe
 
 VALIDATION_LEVELS = 8
@@ -33,11 +33,12 @@ class DDIMTask(Task):
     def __init__(self, recipe: DDIMRecipe) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.unet, self.scheduler = _start_from(recipe, recipe.pretrained) if recipe.pretrained else _start_anew(recipe)
+        if recipe.pretrained:
+            self.unet, self.scheduler, self.parent_manifest = _start_from(recipe, recipe.pretrained)
+        else:
+            self.unet, self.scheduler = _start_anew(recipe)
         self.models: dict[str, nn.Module] = {"unet": self.unet}
         self.num_timesteps = self.scheduler.config.num_train_timesteps
-        if recipe.pretrained:
-            self.parent_manifest = read_manifest(Path(recipe.pretrained))
         if self.parent_manifest is not None:
             self.class_names = self.parent_manifest["training"].get("classes") or None
         if (recipe.class_column is None) != (self.unet.config.num_class_embeds is None):
@@ -131,8 +132,8 @@ def _build(component: type, options: dict[str, Any], field: str) -> Any:
         raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
 
 
-def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, SigmoidDDIMScheduler]:
-    """The network and schedule of a pipeline folder, the schedule changed as the recipe says."""
+def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, dict[str, Any] | None]:
+    """The network and schedule of a pipeline, the schedule changed as the recipe says, and its manifest."""
     pipe = WBCDDIMPipeline.from_pretrained(pretrained)
     scheduler = SigmoidDDIMScheduler.from_config(pipe.scheduler.config, **recipe.scheduler)
     if scheduler.config.prediction_type != pipe.scheduler.config.prediction_type:
@@ -150,7 +151,7 @@ def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, Sigmoi
     options = {**dict(pipe.unet.config), **recipe.model, "trained_betas": scheduler.config.trained_betas}
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
-    return unet, scheduler
+    return unet, scheduler, pipe.training_manifest
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,45 @@
+"""`wbc generate`: a folder of synthetic cells from a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="Pipeline folder, or hub id.")],
+    num: Annotated[int, typer.Option(help="Number of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images; a stopped run goes on in it.")],
+    seed: Annotated[int, typer.Option(help="Seed of the first image; the next ones follow.")] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Images made at once, in each process.")] = 16,
+    eta: Annotated[float, typer.Option(help="Noise added by each step: 0 is DDIM, 1 is DDPM.")] = 0.0,
+    contrast: Annotated[float | None, typer.Option(help="Contrast sharpening; the thesis took 20.")] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Class, for a model with classes.")] = None,
+    mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+) -> None:
+    """Make synthetic cells; under `accelerate launch -m wbc_diffusers generate ...` on every device."""
+    from rich.progress import Progress, TimeRemainingColumn
+
+    from wbc_diffusers.generation import generate as run
+
+    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn()) as progress:
+        task = progress.add_task("images")
+
+        def report(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=max(total, 1))
+
+        made = run(
+            model,
+            out,
+            num,
+            seed=seed,
+            steps=steps,
+            batch_size=batch_size,
+            eta=eta,
+            contrast=contrast,
+            class_name=class_name,
+            mixed_precision=mixed_precision,
+            report=report,
+        )
+    typer.echo(f"Made {made} images in {out}.")

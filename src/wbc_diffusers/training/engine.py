@@ -126,7 +126,10 @@ class Trainer:
             self.averages[name] = EMA(model, recipe.ema_decay)
             optimizer = make_optimizer(recipe, model)
             self.schedules[name] = get_scheduler(
-                recipe.lr_scheduler, optimizer, recipe.lr_warmup_steps, self.total_steps
+                recipe.lr_scheduler,
+                optimizer,
+                num_warmup_steps=recipe.lr_warmup_steps,
+                num_training_steps=self.total_steps,
             )
             if recipe.compile:
                 model = torch.compile(model)

@@ -92,8 +92,8 @@ def shown(name: str) -> str:
 
 
 def _metadata_files(top: Path) -> list[Path]:
-    """Give the metadata of a folder: its own, else those of its split folders."""
-    folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir() and split_name(entry.name))]
+    """Give the metadata of a folder: its own, else those of its subfolders (splits, or sets that were put together)."""
+    folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir())]
     found = [next((f / name for name in METADATA_FILES if (f / name).is_file()), None) for f in folders]
     return [found[0]] if found[0] else [path for path in found if path]
 

@@ -34,7 +34,7 @@ class DrawSpec:
 
 
 class MissingSplitError(ValueError):
-    """A source has no split of the wanted name."""
+    """A source has no split of the wanted name, or none of its images there is wanted."""
 
 
 def seed_of(*numbers: int) -> int:
@@ -85,8 +85,8 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
 
     Raises:
         FileNotFoundError: If the folder holds no images or Parquet files.
-        MissingSplitError: If there is no such split.
-        ValueError: If a column of `where` is missing, or no row remains.
+        MissingSplitError: If there is no such split, or no row of it remains.
+        ValueError: If a column of `where` is missing.
     """
     import datasets
 
@@ -115,7 +115,7 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
             data = data.select(np.flatnonzero(keep))
     if not streaming and not len(data):
         wanted = ", ".join(f"{c}={v}" for c, v in (where or {}).items())
-        raise ValueError(f"No image of {source}, split {split}, has {wanted or 'any row'}.")
+        raise MissingSplitError(f"No image of {source}, split {split}, has {wanted or 'any row'}.")
     return data
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from wbc_diffusers.data.dataset import (
     load_cells,
 )
 from wbc_diffusers.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 class Feed:
@@ -57,8 +60,10 @@ class Feed:
         self.validation: CellImages | None = None
         try:
             held_out = load_cells(source, "validation", where=recipe.where)
-        except MissingSplitError:
+        except MissingSplitError as error:
             held_out = None
+            if rank == 0 and recipe.validation_images:
+                logger.warning("There will be no validation loss. %s", error)
         if held_out is not None:
             plain = DrawSpec(spec.resolution, spec.num_timesteps)
             self.validation = CellImages(held_out, plain, 0, recipe.class_column, self.class_names or None)

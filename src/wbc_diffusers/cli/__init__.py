@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from wbc_diffusers import __version__
+from wbc_diffusers.cli.demo import demo
 from wbc_diffusers.cli.generate import generate
 from wbc_diffusers.cli.phantom import phantom
 from wbc_diffusers.cli.prepare import prepare
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (phantom, prepare, generate):
+for command in (demo, phantom, prepare, generate):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

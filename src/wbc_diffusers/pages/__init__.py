@@ -1,0 +1,61 @@
+"""Pages that a person reads: one HTML file each, with images and charts inside, so that it can be mailed."""
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED = "#22252b", "#8a8f98"
+COLOURS = ("#5b4a9e", "#d1495b", "#2e8b8b", "#c98a1b")
+"""Colours of curves and bars, in their order; chromatin's comes first."""
+
+
+def image_uri(image: Image.Image) -> str:
+    """An image as a data URI, losslessly."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def new_chart(width: float = 6.0, height: float = 2.8) -> "tuple[Figure, Any]":
+    """An empty chart of a size in inches: figure and axes, in the pages' style."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "none"}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(axis="y", color="#e6e7ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def chart_svg(figure: "Figure") -> Markup:
+    """A chart as SVG markup that scales with the page."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Text stays text, so that it can be searched and read aloud; no date, so that a page is a function of its content.
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "wbc"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    markup = buffer.getvalue()
+    return Markup(markup[markup.index("<svg") :])
+
+
+def write_page(template: str, path: Path, **values: Any) -> None:
+    """Fill a template of this folder and write the page; a value that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.globals["image_uri"] = image_uri
+    path.write_text(environment.get_template(template).render(values), encoding="utf-8")

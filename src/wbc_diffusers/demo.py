@@ -115,7 +115,7 @@ def run_demo(out: Path, plan: Plan | None = None, say: Callable[[str], None] = p
         first = plan.normal_cells
         render_folder(cells / "hypersegmented", plan.rare_cells, size, first, "hypersegmentation", 2)
     with stage("Preparing them as training data"):
-        prepare(cells, data, crop=size, split=(0.9, 0.1, 0.0))
+        prepare(cells, data, crop=size, split=(0.85, 0.15, 0.0))
     base, rare = out / "base", out / "hypersegmentation"
     with stage("Training a model of normal cells"):
         train_ddim(plan.base, str(data), base)
@@ -152,7 +152,7 @@ class CountedSet:
             "name": self.name,
             "cells": len(self.images),
             "grid": image_grid(self.images[: columns * rows], columns),
-            "caption": f"The first {min(columns * rows, len(self.images))} of {len(self.images)}; not chosen.",
+            "caption": f"{min(columns * rows, len(self.images))} of {len(self.images)}, not chosen.",
             "mean_lobes": self.lobes.mean(),
             "five": (self.lobes >= 5).mean(),
             "six": (self.lobes >= 6).mean(),
@@ -161,7 +161,8 @@ class CountedSet:
 
 def _count(name: str, folder: Path, most: int) -> CountedSet:
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))[:most]
+        rows = list(csv.DictReader(file))
+    rows = rows[:: max(1, len(rows) // most)][:most]  # neighbours share a slide
     images = []
     for row in rows:
         with Image.open(folder / row["file_name"]) as image:

@@ -2,8 +2,8 @@
 
     uv run python benchmarks/speed.py --out speed.json
 
-The contestants take turns, round by round, so that whatever else the machine does meets all of them. Figures are medians
-over the rounds, and what counts are the ratios. Overheads are medians of each round's own ratio.
+The contestants take turns, round by round, so that whatever else the machine does meets all of them. Figures are
+medians over the rounds, and what counts are the ratios. Overheads are medians of each round's own ratio.
 """
 
 import argparse

@@ -203,10 +203,17 @@ def _chromatin_colour(
 ) -> paint.Array:
     """Transmittance (H, W, 3): dark clumps, a dark rim, and pale spots between the clumps."""
     depth = -distance
-    clumps = paint.smoothstep(-0.7, 1.3, paint.smooth_noise(rng, grid.pixels, 6))
-    colour = paint.mix(paint.CHROMATIN_DARK, paint.CHROMATIN_MID, clumps)
-    openness = rng.uniform(0.7, 1.15)
-    spots = paint.smoothstep(0.7 / openness, 2.1 / openness, paint.smooth_noise(rng, grid.pixels, 3.8))
+    clumps = np.float32(0.7) * paint.smooth_noise(rng, grid.pixels, 7) + np.float32(0.7) * paint.smooth_noise(
+        rng, grid.pixels, 3.2
+    )
+    # The membrane with its chromatin shows as a dark rim.
+    colour = paint.mix(
+        paint.CHROMATIN_DARK,
+        paint.CHROMATIN_MID,
+        paint.smoothstep(-1.2, 1.2, clumps) * paint.smoothstep(0.5, 4.0, depth),
+    )
+    openness = rng.uniform(0.75, 1.2)
+    spots = paint.smoothstep(0.5 / openness, 2.4 / openness, paint.smooth_noise(rng, grid.pixels, 3.2))
     spots = spots * paint.smoothstep(1.5, 4.0, depth)
     return paint.mix(colour, paint.CHROMATIN_LIGHT, spots) ** style.nucleus_gain
 
@@ -290,9 +297,9 @@ def _paint_contents(
     lift = lift - np.float32(0.05) * (1 - paint.smoothstep(0.0, 4.0, -cell))
     cytoplasm = np.minimum(cytoplasm * lift[..., None], 1)
     if len(plan.body_radii):
-        ragged = bodies + np.float32(1.0) * paint.smooth_noise(rng, grid.pixels, 5)
+        blurred = bodies + np.float32(0.7) * paint.smooth_noise(rng, grid.pixels, 7)
         cytoplasm = paint.mix(
-            cytoplasm, paint.DOHLE_BLUE**style.cytoplasm_gain, np.float32(0.82) * paint.coverage(ragged, 4.0)
+            cytoplasm, paint.DOHLE_BLUE**style.cytoplasm_gain, np.float32(0.85) * paint.coverage(blurred, 5.5)
         )
     free = paint.coverage(np.maximum(cell + 1, -bodies), 1.0)
     darkness, _ = paint.granule_depth(rng, grid, free, plan.density, plan.darkness, plan.radius)

@@ -23,15 +23,15 @@ def _transmittance(red: int, green: int, blue: int) -> Array:
 
 
 CHROMATIN_DARK = _transmittance(57, 20, 120)
-CHROMATIN_MID = _transmittance(84, 42, 134)
+CHROMATIN_MID = _transmittance(94, 48, 138)
 CHROMATIN_LIGHT = _transmittance(156, 108, 162)
 CYTOPLASM_PINK = _transmittance(230, 188, 188)
 CYTOPLASM_LILAC = _transmittance(206, 170, 190)
-DOHLE_BLUE = _transmittance(152, 164, 192)
+DOHLE_BLUE = _transmittance(150, 153, 184)
 RED_CELL = _transmittance(194, 153, 165)
 RED_CELL_PALLOR = _transmittance(240, 212, 195)
 PLATELET = _transmittance(112, 74, 152)
-GRANULE_DENSITY = np.array([0.66, 1.05, 0.27], np.float32)
+GRANULE_DENSITY = np.array([0.58, 1.05, 0.32], np.float32)
 """Optical density (natural logarithm) of a granule of darkness 1, per channel."""
 
 

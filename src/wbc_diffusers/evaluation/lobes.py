@@ -1,7 +1,7 @@
 """Counting the lobes of a neutrophil's nucleus by classical image analysis.
 
 Everything is measured at a working width of 192 px, in which a nucleus is some 80 px across, so that one set of
-constants serves images of 64 px and more. The constants were chosen on phantom cells; `docs/phantom.md` has the accuracy.
+constants serves images of 64 px and more. They were chosen on phantom cells; `docs/phantom.md` has the accuracy.
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def _check(pixels: NDArray[np.uint8]) -> None:
 def _work_mask(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Segment the nucleus at the working size.
 
-    Red is the channel: it passes through red cells, cytoplasm and background of every stain here, but not through chromatin.
+    Red is the channel: it passes through red cells, cytoplasm and background, but not through chromatin.
     """
     red = Image.fromarray(np.ascontiguousarray(pixels[..., 0])).resize((WORK, WORK), Image.Resampling.BICUBIC)
     smooth = ndimage.gaussian_filter(np.asarray(red, dtype=np.float32), 0.8)
@@ -86,7 +86,7 @@ def segment_nucleus(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Find the nucleus of the white cell in the image's centre.
 
     Args:
-        pixels: uint8 (H, W, 3), 32 px or more a side, a field like that of the phantom (the cell is half of it or more).
+        pixels: uint8 (H, W, 3), 32 px or more a side; the cell takes half of the width or more, as in the phantom.
 
     Returns:
         bool (H, W); all False if nothing dark lies near the centre.

@@ -276,4 +276,5 @@ def place_bodies(
         body = np.hypot(along_edge / np.float32(stretch), outward * np.float32(stretch)) - np.float32(radius)
         labels = np.where(body < np.minimum(nearest, 0), np.float32(i + 1), labels)
         nearest = np.minimum(nearest, body)
-    return nearest, labels
+    # The ends of a long body may slip under the nucleus or out of the cell, where nothing of it is painted.
+    return nearest, np.where((cell < 0) & (nucleus > 0), labels, np.float32(0))

@@ -19,7 +19,7 @@ LEAST_CONTRAST = 25
 """Levels of 255 between dark and bright that an image with a nucleus has at the least."""
 
 DARKEST_SHARE = 0.6
-"""Share of the bright red that the dark parts pass at the most: those with a nucleus reach 0.49 (PBC), red cells 0.65."""
+"""Share of the bright red that the dark parts pass at the most; of PBC neutrophils, none passed more than 0.49."""
 
 DARK_SHARE = 0.38
 """Where the threshold lies between the nucleus's and the surroundings' red, 0 to 1."""

@@ -42,7 +42,7 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 512 * 1024 * 1024
 
 # Formats whose readers run no other program and fetch nothing (EPS would call Ghostscript).
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "JPEG2000", "PPM")
 
 _MODES = {
     "CMYK": "cmyk", "P": "palette", "PA": "alpha", "LA": "alpha", "La": "alpha", "RGBA": "alpha", "RGBa": "alpha",
@@ -138,6 +138,7 @@ def _ends_early(data: bytes) -> bool:
 
 
 def _decode(data: bytes, minimum: int) -> CheckedImage:
+    Image.init()  # Pillow names a format only once its reader is loaded
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=FORMATS) as probe:

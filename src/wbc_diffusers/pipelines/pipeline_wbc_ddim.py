@@ -171,11 +171,18 @@ class WBCDDIMPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        shape = self._image_shape(batch_size, height, width)
-        self._check_scheduler(num_inference_steps)
-        self._check_outputs(output_type, contrast, callback_on_step_end_tensor_inputs)
-        step_arguments = self._step_arguments(eta, generator, batch_size)
-        labels = self._labels(class_labels, batch_size)
+        shape, step_arguments, labels = self.check_inputs(
+            batch_size,
+            num_inference_steps,
+            eta,
+            generator,
+            class_labels,
+            contrast,
+            height,
+            width,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
 
         # On the CPU, where reading a timestep does not wait for the accelerator.
         self.scheduler.set_timesteps(num_inference_steps, device="cpu")
@@ -207,6 +214,32 @@ class WBCDDIMPipeline(DiffusionPipeline):
         images = self._to_output((sample / 2 + 0.5).clamp(0, 1), contrast, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def check_inputs(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int = 20,
+        eta: float = 0.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        contrast: float | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output_type: str = "pil",
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+    ) -> tuple[tuple[int, int, int, int], dict[str, Any], Tensor | None]:
+        """Check the arguments of a call, and the scheduler, before any work.
+
+        Returns:
+            The shape (B, C, H, W) of the sample, what the scheduler's step is given, and the class labels (B,).
+
+        Raises:
+            ValueError: If an argument, or the scheduler, doesn't fit.
+        """
+        shape = self._image_shape(batch_size, height, width)
+        self._check_scheduler(num_inference_steps)
+        self._check_outputs(output_type, contrast, callback_on_step_end_tensor_inputs)
+        return shape, self._step_arguments(eta, generator, batch_size), self._labels(class_labels, batch_size)
 
     def _to_output(
         self, images: Tensor, contrast: float | None, output_type: str
@@ -415,8 +448,8 @@ class WBCDDIMPipeline(DiffusionPipeline):
             kwargs: Further arguments of [`DiffusionPipeline.from_pretrained`], such as `torch_dtype` or `variant`.
 
         Raises:
-            ValueError: If `use_safetensors=False` is asked for.
-            OSError: If the weights are there, but not in safetensors.
+            ValueError: If `use_safetensors=False` is asked for, or the folder holds another kind of pipeline.
+            OSError: If there is no pipeline, or its weights are there, but not in safetensors.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("WBCDDIMPipeline loads safetensors only: leave use_safetensors out, or set it to True.")
@@ -427,12 +460,34 @@ class WBCDDIMPipeline(DiffusionPipeline):
             options = {name: kwargs[name] for name in passed if name in kwargs}
             # diffusers' own download would leave the manifest out, and refuse components of other packages.
             allowed = ["*.json", "*.safetensors"]
-            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=allowed, **options))
+            try:
+                folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=allowed, **options))
+            except (OSError, ValueError) as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise OSError(
+                    f"There is no folder {pretrained_model_name_or_path}, and the hub gave no such model ({reason}): "
+                    "give a pipeline folder, or a hub id such as somebody/wbc-model."
+                ) from error
+        _check_index(folder, str(pretrained_model_name_or_path), cls)
         _refuse_pickles(folder, passed_components=set(kwargs))
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         pipeline.training_manifest = read_manifest(folder)
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """Make a pipeline of the components of another one, its training manifest included.
+
+        Args:
+            pipeline: The other pipeline.
+            kwargs: Components that replace its own, and further arguments of [`DiffusionPipeline.from_pipe`].
+        """
+        # diffusers takes over only networks of the very class in __init__'s signature, and ours names the base class.
+        network = {"unet": pipeline.components["unet"]} if "unet" in pipeline.components else {}
+        other = super().from_pipe(pipeline, **{**network, **kwargs})
+        other.training_manifest = getattr(pipeline, "training_manifest", None)
+        return other
 
 
 def read_manifest(folder: str | os.PathLike[str] | None) -> dict[str, Any] | None:
@@ -443,6 +498,16 @@ def read_manifest(folder: str | os.PathLike[str] | None) -> dict[str, Any] | Non
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _check_index(folder: Path, name: str, cls: type[WBCDDIMPipeline]) -> None:
+    """Raise if a folder is no pipeline folder, or one of a class whose network may know no noise variances."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise OSError(f"{name} holds no {path.name}: give a pipeline folder, as save_pretrained writes it.")
+    found = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+    if found not in (cls.__name__, WBCDDIMPipeline.__name__):
+        raise ValueError(f"{name} is a {found}, not a {cls.__name__}: load it by DiffusionPipeline.from_pretrained.")
 
 
 def _refuse_pickles(folder: Path, passed_components: set[str]) -> None:

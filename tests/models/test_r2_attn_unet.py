@@ -173,6 +173,8 @@ def test_integer_timesteps_are_looked_up_in_the_schedule():
     torch.testing.assert_close(run(model, x, timesteps), run(model, x, variances), atol=1e-3, rtol=1e-3)
     assert torch.equal(run(model, x, 999), run(model, x, torch.tensor(999)))
     assert torch.equal(run(model, x, 999)[1], run(model, x, timesteps)[1])
+    for given in (np.int64(200), torch.tensor([200, 200], dtype=torch.int32), torch.tensor(200, dtype=torch.uint8)):
+        assert torch.equal(run(model, x, given), run(model, x, 200))
 
 
 def test_half_precision_tells_neighbouring_timesteps_apart():
@@ -359,6 +361,32 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradients(changes):
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-5)
 
 
+def test_gradient_checkpointing_runs_every_block_again_until_it_is_disabled(monkeypatch):
+    model, (x, variance) = tiny().train(), inputs()
+    runs = []
+    monkeypatch.setattr(R2Block, "forward", lambda *args, plain=R2Block.forward: runs.append(1) or plain(*args))
+    for enable, expected in ((model.enable_gradient_checkpointing, 6), (model.disable_gradient_checkpointing, 3)):
+        enable()
+        runs.clear()
+        model(x, variance).sample.mean().backward()
+        assert len(runs) == expected
+    model.enable_gradient_checkpointing()
+    runs.clear()
+    run(model, x, variance)
+    assert len(runs) == 3
+
+
+def test_layerwise_casting_can_be_trained_through():
+    model, (x, variance) = tiny().train(), inputs()
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    # As diffusers tests it: autocast keeps a copy of the weights for the way back.
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(x, variance).sample.float().square().mean()
+    loss.backward()
+    assert loss.isfinite()
+    assert model.upsamplers[0].norm.weight.grad.abs().max() > 0
+
+
 def test_gradient_checkpointing_refuses_batch_norm_in_training():
     model = tiny(norm_type="batch").train()
     model.enable_gradient_checkpointing()
@@ -387,3 +415,11 @@ def test_compiled_graph_is_whole_and_gives_the_plain_result():
     torch.testing.assert_close(run(compiled, x, variance), plain, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(run(compiled, x, torch.tensor([3, 700])), by_step, atol=1e-4, rtol=1e-4)
     assert run(compiled, x, torch.tensor([0.5, 999.0]))[1].isnan().all()
+
+
+@pytest.mark.slow
+def test_repeated_blocks_can_be_compiled_alone():
+    model, (x, variance) = tiny(), inputs()
+    plain = run(model, x, variance)
+    model.compile_repeated_blocks(fullgraph=True)
+    torch.testing.assert_close(run(model, x, variance), plain, atol=1e-4, rtol=1e-4)

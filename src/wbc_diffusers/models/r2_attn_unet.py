@@ -271,7 +271,7 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
                 "WBCDDIMPipeline, which turns them into variances."
             )
         if integer and self._variances is not None:
-            variance = self._variances.to(timestep.device)[timestep.clamp(0, highest)]
+            variance = self._variances.to(timestep.device)[timestep.long().clamp(0, highest)]
         else:
             variance = timestep.float()
         # A compiled graph cannot raise either.

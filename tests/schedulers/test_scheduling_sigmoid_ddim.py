@@ -159,6 +159,18 @@ def test_swap_keeps_cumulative_alphas_and_leads_back(name):
     assert back.config.min_signal_rate == 0.008
 
 
+def test_every_compatible_scheduler_of_diffusers_takes_the_schedule():
+    scheduler = SigmoidDDIMScheduler()
+    # No schedule of its own; a package that is not installed.
+    without = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "DPMSolverSDEScheduler"}
+    taken = [cls for cls in scheduler.compatibles if cls.__name__ not in without]
+    assert len(taken) >= 12
+    for cls in taken:
+        swapped = cls.from_config(scheduler.config)
+        np.testing.assert_allclose(swapped.alphas_cumprod.numpy(), alphas_by_hand(), atol=1e-6, err_msg=cls.__name__)
+        assert SigmoidDDIMScheduler.from_config(swapped.config).config.min_signal_rate == 0.01
+
+
 # Timesteps.
 
 
@@ -278,6 +290,20 @@ def test_eta_one_over_all_steps_is_the_posterior_of_ddpm():
         with_one = scheduler.step(image, t, sample, eta=1.0, variance_noise=torch.ones_like(sample)).prev_sample
         torch.testing.assert_close(without, mean, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close((with_one - without) ** 2, torch.full_like(sample, variance), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+def test_eta_one_over_all_steps_is_the_ancestral_sampler_of_diffusers(kind):
+    ours = SigmoidDDIMScheduler(num_train_timesteps=100, prediction_type=kind, clip_sample=False)
+    theirs = diffusers.DDPMScheduler.from_config(ours.config, variance_type="fixed_small")
+    ours.set_timesteps(100)
+    theirs.set_timesteps(100)
+    sample, output = batch()
+    for t in range(1, 100, 7):
+        draw = (torch.Generator().manual_seed(t) for _ in range(2))
+        found = ours.step(output, t, sample, eta=1.0, generator=next(draw)).prev_sample
+        expected = theirs.step(output, t, sample, generator=next(draw)).prev_sample
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

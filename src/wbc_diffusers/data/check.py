@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +126,21 @@ def check_image(data: bytes, minimum: int) -> CheckedImage:
         raise RefusedImageError(reason, f"{type(error).__name__}: {error}") from None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
+
+
+def says_synthetic(fields: Mapping[str, str]) -> bool:
+    """Whether the metadata of an image calls it synthetic."""
+    return fields.get("synthetic", "").strip().lower() in ("true", "1", "yes")
+
+
+def check_origin(fields: Mapping[str, str], checked: CheckedImage, name: str = "") -> None:
+    """Refuse an image that its metadata calls synthetic, unless its file says that a program without training drew it.
+
+    Raises:
+        RefusedImageError: With the reason `generated`, and the name where one is given.
+    """
+    if says_synthetic(fields) and checked.source_type != "algorithmicMedia":
+        raise RefusedImageError("generated", f"{name + ': ' if name else ''}synthetic = true in the metadata")
 
 
 def _ends_early(data: bytes) -> bool:

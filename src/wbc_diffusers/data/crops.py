@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wbc_diffusers.data.background import Colour, estimate_background, scale_to_background
-from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image
+from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image, check_origin
 from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.data.sources import Item, read_bytes
@@ -64,12 +64,8 @@ def measure(job: Job, tables: Mapping[str, Any], image_column: str) -> Facts:
     """Decode one image, check it, and measure what duplicates, split and background need."""
     try:
         data = read_bytes(job.item, tables, image_column)
-        if job.item.fields.get("synthetic", "").strip().lower() in ("true", "1", "yes"):
-            checked = check_image(data, job.geometry.crop)
-            if checked.source_type != "algorithmicMedia":  # a rendered phantom may be called synthetic as well
-                raise RefusedImageError("generated", "synthetic = true in the metadata")
-        else:
-            checked = check_image(data, job.geometry.crop)
+        checked = check_image(data, job.geometry.crop)
+        check_origin(job.item.fields, checked)
         background = estimate_background(np.asarray(checked.image)) if job.background else None
         if job.background and background is None:
             raise RefusedImageError("no_background")

@@ -1,13 +1,12 @@
-"""Training images: any folder, Parquet file, hub dataset or stream, as seeded draws.
+"""Training images as seeded draws.
 
 Every draw (turns and flips, noise, timestep) comes from a generator seeded by (seed, epoch, index), so that a training
 step is a function of the position in the training alone: not of workers, processes or interruptions.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from wbc_diffusers.data.check import RefusedImageError
 from wbc_diffusers.data.images import to_sample
+from wbc_diffusers.data.loading import column_values
 
 Batch = dict[str, Tensor]
 """image (B, 3, H, W) in [-1, 1], noise like it, timestep (B,), label (B,) where there are classes."""
@@ -33,10 +34,6 @@ class DrawSpec:
     random_turn: bool = False
 
 
-class MissingSplitError(ValueError):
-    """A source has no split of the wanted name, or none of its images there is wanted."""
-
-
 def seed_of(*numbers: int) -> int:
     """Mix whole numbers into a 63-bit seed; neighbouring numbers give unrelated seeds."""
     text = ",".join(str(int(n)) for n in numbers).encode()
@@ -44,9 +41,17 @@ def seed_of(*numbers: int) -> int:
 
 
 def pixel_hash(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of an image's size and RGB pixels (H, W, 3): the same for every lossless file of the same image."""
-    height, width = pixels.shape[:2]
-    return hashlib.sha256(f"{width}x{height}:".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+    """SHA-256 of RGB pixels (H, W, 3), row by row: the `pixel_sha256` of a prepared folder."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _checked_hash(image: Image.Image) -> str:
+    """The pixel hash of an image that no preparation has seen; refuses what is marked as made by a trained model."""
+    for value in image.info.values():
+        text = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+        if b"trainedalgorithmicmedia" in text.lower():
+            raise RefusedImageError("generated", "marked so in its file")
+    return pixel_hash(np.asarray(image.convert("RGB")))
 
 
 def square_pixels(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
@@ -72,69 +77,6 @@ def draw(pixels: NDArray[np.uint8], spec: DrawSpec, *key: int) -> Batch:
     image = torch.from_numpy(to_sample(np.ascontiguousarray(pixels)))
     timestep = torch.randint(0, spec.num_timesteps, (), generator=generator)
     return {"image": image, "noise": torch.randn(image.shape, generator=generator), "timestep": timestep}
-
-
-def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = None, streaming: bool = False) -> Any:
-    """Load a split of a folder of images, of Parquet files, or of a hub dataset, as a `datasets` object.
-
-    Args:
-        source: A folder (a prepared one, any imagefolder, or one of Parquet files), or a dataset's id.
-        split: "train", "validation" or "test".
-        where: Column values that a row must have, such as `{"abnormality": "hypersegmentation"}`.
-        streaming: Whether rows are read as they come, instead of by index.
-
-    Raises:
-        FileNotFoundError: If the folder holds no images or Parquet files.
-        MissingSplitError: If there is no such split, or no row of it remains.
-        ValueError: If a column of `where` is missing.
-    """
-    import datasets
-
-    builder, options = _builder_of(source)
-    try:
-        data = datasets.load_dataset(builder, **options, split=split, streaming=streaming)
-    except ValueError as error:
-        if "split" not in str(error):
-            raise
-        raise MissingSplitError(f"{source} has no split {split!r}: {error}") from error
-    except datasets.exceptions.EmptyDatasetError as error:
-        raise FileNotFoundError(f"{source} holds no images: {error}") from error
-    columns = data.column_names or list(next(iter(data)))
-    if "image" not in columns:
-        raise ValueError(f"{source} has no image column; its columns are {', '.join(columns)}.")
-    if where:
-        for column in where:
-            if column not in columns:
-                raise ValueError(f"{source} has no column {column!r} to choose by; it has {', '.join(columns)}.")
-        if streaming:
-            data = data.filter(lambda row: all(row[c] == v for c, v in where.items()))
-        else:
-            keep = np.ones(len(data), dtype=bool)
-            for column, value in where.items():
-                keep &= np.array([row == value for row in data[column]])
-            data = data.select(np.flatnonzero(keep))
-    if not streaming and not len(data):
-        wanted = ", ".join(f"{c}={v}" for c, v in (where or {}).items())
-        raise MissingSplitError(f"No image of {source}, split {split}, has {wanted or 'any row'}.")
-    return data
-
-
-def _builder_of(source: str) -> tuple[str, dict[str, Any]]:
-    """The `datasets` builder that reads a source, and its options."""
-    folder = Path(source)
-    if not folder.exists():
-        if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
-            raise FileNotFoundError(f"There is no folder {source}. Prepare one with `wbc prepare SRC --out {source}`.")
-        return source, {}
-    parquet = sorted(folder.rglob("*.parquet"))
-    if not parquet:
-        return "imagefolder", {"data_dir": str(folder)}
-    files: dict[str, list[str]] = {}
-    for path in parquet:
-        place = path.relative_to(folder).as_posix()
-        split = next((s for s in ("validation", "test") if s in place), "train")
-        files.setdefault(split, []).append(str(path))
-    return "parquet", {"data_files": files}
 
 
 class CellImages(Dataset[Batch]):
@@ -167,7 +109,18 @@ class CellImages(Dataset[Batch]):
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """The image at an index as RGB pixels (resolution, resolution, 3)."""
-        return square_pixels(self.data[index]["image"], self.spec.resolution)
+        return square_pixels(self._image(index), self.spec.resolution)
+
+    def _image(self, index: int) -> Image.Image:
+        try:
+            image: Image.Image = self.data[index]["image"]
+        except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
+            named = "file_name" in self.data.column_names
+            name = self.data["file_name"][index] if named else f"number {index}"
+            raise ValueError(
+                f"Image {name} cannot be read ({error}): run `wbc prepare`, which sorts such out."
+            ) from error
+        return image
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -177,16 +130,25 @@ class CellImages(Dataset[Batch]):
         return example
 
     def hashes(self) -> list[str]:
-        """Pixel hashes of all images, from the prepared folder's column where there is one."""
+        """Pixel hashes of all images, from the prepared folder's column where there is one.
+
+        Raises:
+            RefusedImageError: If an image is marked as made by a trained model.
+            ValueError: If an image cannot be read.
+        """
         if "pixel_sha256" in self.data.column_names:
             return list(self.data["pixel_sha256"])
-        return [pixel_hash(np.asarray(row["image"].convert("RGB"))) for row in self.data]
+        return [_checked_hash(self._image(index)) for index in range(len(self.data))]
 
 
 def _labels(data: Any, column: str, names: Sequence[str] | None) -> tuple[list[int], list[str]]:
     if column not in data.column_names:
         raise ValueError(f"The data has no column {column!r} for the classes; it has {', '.join(data.column_names)}.")
-    values = [str(v) for v in data[column]]
+    values = ["" if v is None else str(v).strip() for v in column_values(data, column)]
+    if "" in values:
+        raise ValueError(
+            f"{values.count('')} rows have no {column}, which is to be their class: fill it in, or choose by `where`."
+        )
     names = list(names) if names is not None else sorted(set(values))
     strange = sorted(set(values) - set(names))
     if strange:
@@ -249,10 +211,17 @@ class StreamedBatches(IterableDataset[tuple[Batch, dict[str, Any]]]):
     """
 
     def __init__(
-        self, data: Any, spec: DrawSpec, seed: int, batch_size: int, buffer: int, state: dict[str, Any] | None
+        self,
+        data: Any,
+        spec: DrawSpec,
+        seed: int,
+        batch_size: int,
+        buffer: int,
+        state: dict[str, Any] | None,
+        rank: int = 0,
     ) -> None:
         self.data = data.shuffle(seed=seed, buffer_size=buffer)
-        self.spec, self.seed, self.batch_size, self.state = spec, seed, batch_size, state
+        self.spec, self.seed, self.batch_size, self.state, self.rank = spec, seed, batch_size, state, rank
 
     def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
         epoch, drawn = 0, 0
@@ -266,10 +235,10 @@ class StreamedBatches(IterableDataset[tuple[Batch, dict[str, Any]]]):
             self.data.set_epoch(epoch)
             drawn_before = drawn
             for row in self.data:
-                hashes.append(pixel_hash(np.asarray(row["image"].convert("RGB"))))
-                examples.append(
-                    draw(square_pixels(row["image"], self.spec.resolution), self.spec, self.seed, epoch, drawn)
-                )
+                hashes.append(_checked_hash(row["image"]))
+                # With the rank: processes that draw the same noise and timesteps learn less from a batch.
+                key = (self.seed, epoch, drawn, self.rank)
+                examples.append(draw(square_pixels(row["image"], self.spec.resolution), self.spec, *key))
                 drawn += 1
                 if len(examples) == self.batch_size:
                     state = {"epoch": epoch, "drawn": drawn, "stream": self.data.state_dict(), "hashes": hashes}

@@ -59,7 +59,7 @@ def read_source(source: str | Path) -> Source:
     """
     path = Path(source)
     if path.is_dir():
-        if any(path.rglob("*.parquet")) and not _metadata_files(path):
+        if any(path.rglob("*.parquet")) and not metadata_files(path):
             return _from_datasets(path)
         return _from_folder(path)
     if path.is_file():
@@ -91,7 +91,7 @@ def shown(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _metadata_files(top: Path) -> list[Path]:
+def metadata_files(top: Path) -> list[Path]:
     """Give the metadata of a folder: its own, else those of its subfolders (splits, or sets that were put together)."""
     folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir())]
     found = [next((f / name for name in METADATA_FILES if (f / name).is_file()), None) for f in folders]
@@ -99,7 +99,7 @@ def _metadata_files(top: Path) -> list[Path]:
 
 
 def _from_folder(top: Path) -> Source:
-    metadata = _metadata_files(top)
+    metadata = metadata_files(top)
     source = Source("metadata" if metadata else "folders")
     files: dict[str, str] = {}
     for name, path in _walk(top, source):
@@ -228,7 +228,7 @@ def _from_datasets(source: str | Path) -> Source:
         )
     else:
         loaded = datasets.load_dataset(source)
-    column = _image_column(loaded, source)
+    column = image_column(next(iter(loaded.values())).features, source)
     result = Source("dataset", image_column=column)
     known = {name: split_name(name) for name in loaded}
     for name, table in loaded.items():
@@ -242,8 +242,8 @@ def _from_datasets(source: str | Path) -> Source:
     return result
 
 
-def _image_column(loaded: Any, source: str | Path) -> str:
-    features = next(iter(loaded.values())).features
+def image_column(features: Mapping[str, Any], source: str | Path) -> str:
+    """Give the name of the column of images among the features of a data set."""
     for name, feature in features.items():
         kind = type(feature).__name__
         if kind == "Image" or (isinstance(feature, dict) and "bytes" in feature):

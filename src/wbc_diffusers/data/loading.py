@@ -1,0 +1,189 @@
+"""Load a split of any folder of images, Parquet files, hub dataset or stream as a `datasets` object."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wbc_diffusers.data.check import RefusedImageError, check_image, check_origin, read_file, says_synthetic
+from wbc_diffusers.data.labels import label_of
+from wbc_diffusers.data.sources import Item, image_column, metadata_files, read_source
+from wbc_diffusers.data.split import split_name
+
+logger = logging.getLogger(__name__)
+
+
+class MissingSplitError(ValueError):
+    """A source has no split of the wanted name, or none of its images there is wanted."""
+
+
+def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = None, streaming: bool = False) -> Any:
+    """Load a split of a folder of images, of Parquet files, or of a hub dataset, as a `datasets` object.
+
+    A folder of images is read as `wbc prepare` reads it: splits are folders or a column `split`, labels are columns or
+    folders. Its columns are texts, but `grade` is a whole number where every row has one.
+
+    Args:
+        source: A folder (a prepared one, any imagefolder, or one of Parquet files), a Parquet file, or a dataset's id.
+        split: "train", "validation" or "test".
+        where: Column values that a row must have, such as `{"abnormality": "hypersegmentation", "grade": 2}`. A number
+            is compared as a number also where the column holds texts, a class by its name.
+        streaming: Whether rows are read as they come, instead of by index.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, it holds no images, or one that its metadata names is missing.
+        MissingSplitError: If there is no such split, or no row of it remains.
+        ValueError: If a column of `where` is missing, or rows are marked as made by a trained model.
+    """
+    folder = Path(source)
+    in_files = folder.is_dir() and (bool(metadata_files(folder)) or not any(folder.rglob("*.parquet")))
+    data = _read_images(folder, split) if in_files else _read_table(source, split, streaming)
+    features = data.features
+    for column in where or ():
+        if column not in features:
+            raise ValueError(f"{source} has no column {column!r} to choose by; it has {', '.join(features)}.")
+    if in_files or not streaming:
+        keep = np.ones(len(data), dtype=bool)
+        for column, wanted in (where or {}).items():
+            keep &= np.array([_is(value, wanted) for value in column_values(data, column)], dtype=bool)
+        data = data.select(np.flatnonzero(keep))
+        if not len(data):
+            words = ", ".join(f"{c}={v}" for c, v in (where or {}).items())
+            raise MissingSplitError(f"No image of {source}, split {split}, has {words or 'any row'}.")
+        # As many shards as can be dealt out to the usual numbers of processes.
+        return data.to_iterable_dataset(num_shards=min(64, len(data))) if streaming else data
+    if where:
+        data = data.filter(lambda row: all(_is(_value(row[c], features[c]), wanted) for c, wanted in where.items()))
+    return data
+
+
+def _read_images(folder: Path, split: str) -> Any:
+    """A split of a folder of image files, by its metadata or the names of its folders."""
+    import datasets
+
+    listed = read_source(folder)
+    known = Image.registered_extensions()
+    images = [item for item in listed.items if Path(item.path or "").suffix.lower() in known]
+    if not images:
+        raise FileNotFoundError(f"{folder} holds no images. Prepare a folder with `wbc prepare SRC --out {folder}`.")
+    unused = len(listed.items) - len(images) + len(listed.left_out)
+    if unused:
+        logger.warning("%d files of %s are not used; `wbc prepare` lists them with the reasons.", unused, folder)
+    splits = [_split_of(item) for item in images]
+    chosen = [item for item, name in zip(images, splits, strict=True) if name == split]
+    if not chosen:
+        there = ", ".join(sorted({str(name) for name in splits}))
+        raise MissingSplitError(f"{folder} has no split {split!r}; it has {there}.")
+    missing = [item.name for item in chosen if not Path(item.path or "").is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"The metadata of {folder} names {len(missing)} images that are not there, such as {missing[0]}."
+        )
+    rows = [_labelled(item) for item in chosen]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("image", "file_name")]
+    columns: dict[str, list[Any]] = {name: [row.get(name, "") for row in rows] for name in names}
+    types: dict[str, Any] = {name: datasets.Value("string") for name in columns}
+    if all(grade.strip().isdecimal() for grade in columns["grade"]):
+        columns["grade"], types["grade"] = [int(grade) for grade in columns["grade"]], datasets.Value("int64")
+    for item, row in zip(chosen, rows, strict=True):
+        if says_synthetic(row):
+            check_origin(row, check_image(read_file(item.path or ""), 1), item.name)
+    files = {"image": [item.path for item in chosen], "file_name": [item.name for item in chosen]}
+    features = {"image": datasets.Image(), "file_name": datasets.Value("string"), **types}
+    return datasets.Dataset.from_dict(files | columns, features=datasets.Features(features))
+
+
+def _split_of(item: Item) -> str | None:
+    word = item.split or item.fields.get("split", "").strip()
+    return split_name(word) if word else "train"
+
+
+def _labelled(item: Item) -> dict[str, str]:
+    """The columns of an image, with abnormality and grade as `wbc prepare` would give them where there is no grade."""
+    fields = {"abnormality": "", "grade": "", **item.fields}
+    if not fields["grade"].strip():
+        # Abnormalities of other names are none of ours: `wbc prepare` refuses them, a training without `where` may not.
+        with contextlib.suppress(ValueError):
+            label = label_of(fields, (), item.name)
+            fields |= {"abnormality": label.abnormality, "grade": str(label.grade)}
+    return fields
+
+
+def _read_table(source: str, split: str, streaming: bool) -> Any:
+    """A split of Parquet files or of a hub dataset, its images in the column `image`."""
+    import datasets
+
+    builder, options = _builder_of(source)
+    try:
+        data = datasets.load_dataset(builder, **options, split=split, streaming=streaming)
+    except ValueError as error:
+        if "split" not in str(error):
+            raise
+        raise MissingSplitError(f"{source} has no split {split!r}: {error}") from error
+    except datasets.exceptions.EmptyDatasetError as error:
+        raise FileNotFoundError(f"{source} holds no images: {error}") from error
+    if data.features is None:  # a stream whose files don't tell their columns ahead
+        data = data._resolve_features()
+    column = image_column(data.features, source)
+    if column != "image":
+        data = data.rename_column(column, "image")
+    data = data.cast_column("image", datasets.Image())
+    if "synthetic" in data.features and streaming:
+        return data.filter(_of_no_model, input_columns="synthetic")
+    if "synthetic" in data.features:
+        all(map(_of_no_model, data["synthetic"]))
+    return data
+
+
+def _of_no_model(synthetic: Any) -> bool:
+    if says_synthetic({"synthetic": str(synthetic)}):
+        raise RefusedImageError("generated", "a row has synthetic = true")
+    return True
+
+
+def _builder_of(source: str) -> tuple[str, dict[str, Any]]:
+    """The `datasets` builder that reads a source, and its options."""
+    folder = Path(source)
+    if not folder.exists():
+        if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
+            raise FileNotFoundError(f"There is no folder {source}. Prepare one with `wbc prepare SRC --out {source}`.")
+        return source, {}
+    if folder.is_file():
+        return "parquet", {"data_files": {"train": [source]}}
+    files: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        words = re.split("[^A-Za-z]+", path.relative_to(folder).as_posix())
+        split = next(filter(None, map(split_name, words)), "train")
+        files.setdefault(split, []).append(str(path))
+    return "parquet", {"data_files": files}
+
+
+def column_values(data: Any, column: str) -> list[Any]:
+    """Give the values of a column of a `datasets` object, classes by name."""
+    feature = data.features[column]
+    return [_value(value, feature) for value in data[column]]
+
+
+def _value(value: Any, feature: Any) -> Any:
+    """A value as people write it: classes by name."""
+    if hasattr(feature, "int2str"):
+        return feature.int2str(value) if value is not None and value >= 0 else ""
+    return value
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a column's value is the wanted one: numbers as numbers, all else as texts; None is the empty text."""
+    text = "" if value is None else str(value).strip()
+    if isinstance(wanted, bool):
+        return text.lower() == str(wanted).lower()
+    if isinstance(wanted, int | float):
+        try:
+            return float(text) == wanted
+        except ValueError:
+            return False
+    return text == ("" if wanted is None else str(wanted).strip())

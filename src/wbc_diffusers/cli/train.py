@@ -1,5 +1,6 @@
 """`wbc train`: base training, and fine-tuning with --pretrained."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +22,22 @@ def train(
 
     path = find_entry(config, "training/recipes", ".yaml")
     recipe_class = type(load_recipe(path))
-    recipe = load_recipe(path, parse_overrides(recipe_class, context.args))
+    own = [option for parameter in context.command.params for option in parameter.opts]
+    recipe = load_recipe(path, parse_overrides(recipe_class, context.args, own))
     assert isinstance(recipe, DDIMRecipe)
 
     from wbc_diffusers.training.ddim import train_ddim
 
-    if not train_ddim(recipe, data, output, resume):
-        typer.echo(
-            f"Stopped by SIGTERM; a checkpoint was written. Go on with --resume latest --output {output}.", err=True
-        )
+    done = train_ddim(recipe, data, output, resume)
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    if not done:
+        if main_process:
+            typer.echo(
+                f"Stopped by SIGTERM; a checkpoint was written. Go on with --resume latest --output {output}.", err=True
+            )
         raise typer.Exit(143)
-    typer.echo(f"Wrote the pipeline folder {output}.")
+    if main_process:
+        typer.echo(f"Wrote the pipeline folder {output}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,10 +1,15 @@
 """Checkpoints that appear whole or not at all, the newest N of them kept."""
 
-import os
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from wbc_diffusers.training.files import flush, flush_tree
+
+CHECKSUMS_NAME = "checksums.json"
 
 
 class CheckpointError(RuntimeError):
@@ -50,56 +55,101 @@ class Checkpoints:
             )
         return path
 
-    def write(self, step: int, save: Callable[[Path], None], *, is_main: bool, wait: Callable[[], None]) -> Path:
-        """Write a checkpoint: every process saves its part into a partial folder, which the main one renames.
+    def verify(self, checkpoint: Path) -> None:
+        """Read every file of a checkpoint, and compare it with what was written, where checksums lie beside it.
 
         Raises:
-            CheckpointError: If it could not be written, as on a full disk; older checkpoints are left as they were.
+            CheckpointError: If a file is missing or other than it was; the checkpoint before it is named.
+        """
+        if not (checkpoint / CHECKSUMS_NAME).is_file():
+            return
+        try:
+            known = json.loads((checkpoint / CHECKSUMS_NAME).read_text(encoding="utf-8"))
+            damaged = [name for name, value in known.items() if _checksum(checkpoint / name) != value]
+        except (OSError, ValueError, AttributeError) as error:
+            raise self.unreadable(checkpoint, error) from error
+        if damaged:
+            raise self.unreadable(checkpoint, f"{', '.join(damaged)} changed since it was written")
+
+    def unreadable(self, checkpoint: Path, reason: object) -> CheckpointError:
+        """The error of a checkpoint that cannot be read: why, and which one to go on with instead."""
+        before = [p for p in self.all() if p.resolve() != checkpoint.resolve() and step_of(p) <= step_of(checkpoint)]
+        advice = f"go on with the one before it, --resume {before[-1]}" if before else "there is no older one"
+        return CheckpointError(f"The checkpoint {checkpoint} cannot be read ({reason}): {advice}.")
+
+    def set_aside_after(self, checkpoint: Path) -> list[Path]:
+        """Rename the checkpoints that a run resumed from an older one leaves behind to `superseded-N`, newest first.
+
+        They would otherwise be taken for the newest of the run, and its own be removed before them.
+        """
+        moved = []
+        for path in reversed(self.all()):
+            if step_of(path) >= step_of(checkpoint) and path.resolve() != checkpoint.resolve():
+                aside = path.with_name(f"superseded-{step_of(path)}")
+                shutil.rmtree(aside, ignore_errors=True)
+                moved.append(path.rename(aside))
+        return moved
+
+    def write(self, step: int, save: Callable[[Path], None], *, is_main: bool, agree: Callable[[bool], bool]) -> Path:
+        """Write a checkpoint: every process saves its part into a partial folder, which the main one renames.
+
+        Args:
+            step: Updates done.
+            save: Saves this process's part into a folder.
+            is_main: Whether this is the main process.
+            agree: Waits for all processes, and tells whether every one of them passed True.
+
+        Raises:
+            CheckpointError: In all processes, if one could not write; older checkpoints are left as they were.
         """
         final = self.folder / f"checkpoint-{step}"
         partial = self.folder / f".partial-{step}"
-        if is_main:
+
+        def begin() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(".partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir()
-        wait()
-        try:
-            save(partial)
-            for path in partial.rglob("*"):
-                _flush(path)
-        except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise CheckpointError(
-                f"Checkpoint {step} could not be written to {self.folder} ({error}). {self.describe_latest()}: "
-                "make room there and go on with --resume latest."
-            ) from error
-        wait()
-        if is_main:
-            if final.exists():
-                shutil.rmtree(final)
+
+        def publish() -> None:
+            files = sorted(p for p in partial.rglob("*") if p.is_file())
+            sums = {p.relative_to(partial).as_posix(): _checksum(p) for p in files}
+            (partial / CHECKSUMS_NAME).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+            flush_tree(partial)
             partial.rename(final)
-            _flush(self.folder)
+            flush(self.folder)
+
+        for mine, stage in ((is_main, begin), (True, lambda: save(partial)), (is_main, publish)):
+            error: Exception | None = None
+            if mine:
+                try:
+                    stage()
+                except Exception as caught:
+                    error = caught
+            if not agree(error is None):
+                if is_main:
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise CheckpointError(
+                    f"Checkpoint {step} could not be written to {self.folder} ({error or 'another process failed'}). "
+                    f"{self.describe_latest()}: make room there and go on with --resume latest."
+                ) from error
+        if is_main:
             self._forget_old()
-        wait()
         return final
 
     def _forget_old(self) -> None:
         for path in self.all()[: -self.keep]:
             # Renamed first: a kill in the middle of the removal must not leave half a checkpoint under its name.
             doomed = path.rename(path.with_name(f".partial-{step_of(path)}"))
-            shutil.rmtree(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of updates in a checkpoint's name."""
-    return int(checkpoint.name.rsplit("-", 1)[1])
+    """The number of updates in a checkpoint's name; 0 if the name holds none."""
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
 
 
-def _flush(path: Path) -> None:
-    """Force a file or folder to the disk, so that a rename never outlives what it names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

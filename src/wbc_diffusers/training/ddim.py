@@ -13,9 +13,10 @@ from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
-from wbc_diffusers.training.engine import Task, Trainer
+from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import write_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe
+from wbc_diffusers.training.task import Task
 
 VALIDATION_LEVELS = 8
 
@@ -45,6 +46,20 @@ class DDIMTask(Task):
             raise ValueError(
                 f"class_column is {recipe.class_column}, but the model has num_class_embeds="
                 f"{self.unet.config.num_class_embeds}: give both or neither."
+            )
+        if recipe.resolution % self.unet.size_divisor:
+            raise ValueError(
+                f"resolution={recipe.resolution} does not divide by {self.unet.size_divisor}, which the model's "
+                f"{len(self.unet.config.block_out_channels)} levels need: take a multiple."
+            )
+
+    def check_classes(self, names: list[str]) -> None:
+        """Raise ValueError if the classes are more than the model has."""
+        room = self.unet.config.num_class_embeds
+        if room is not None and len(names) > room:
+            raise ValueError(
+                f"class_column {self.recipe.class_column} holds {len(names)} classes ({', '.join(names)}), but the "
+                f"model has num_class_embeds={room}."
             )
 
     def loss(self, phase: str, models: dict[str, nn.Module], batch: Batch) -> Tensor:

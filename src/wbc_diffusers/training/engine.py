@@ -4,11 +4,14 @@ What differs between trainings is a `Task`; the engine knows neither diffusion n
 """
 
 import contextlib
+import io
 import json
+import logging
 import math
+import shutil
 import signal
+import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -17,58 +20,38 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, gather_object
 from diffusers.optimization import get_scheduler
-from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.ema import EMA
 from wbc_diffusers.training.feed import Feed
+from wbc_diffusers.training.files import append_line, move_in, write_whole
 from wbc_diffusers.training.manifest import build_manifest
-from wbc_diffusers.training.progress import Progress
+from wbc_diffusers.training.progress import Progress, drop_rows_after
 from wbc_diffusers.training.recipe import Recipe
+from wbc_diffusers.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 MAY_CHANGE = {
     "name", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "num_workers", "checkpoint_every",
-    "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "log_every", "tracker",
-    "gradient_checkpointing", "compile", "channels_last",
+    "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "sample_steps",
+    "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
 
 
+_LAST = "model_index.json"
+"""Without this file a pipeline folder cannot be loaded, so it is written last."""
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
 class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number; the message names the last good checkpoint."""
-
-
-class Task(ABC):
-    """What one kind of training is: its models, its losses, what it shows and what it saves.
-
-    `models` are trained in the order of the dictionary, one phase an update each, every one with an optimiser and an
-    average of its own.
-    """
-
-    models: dict[str, nn.Module]
-    num_timesteps: int = 1
-    parent_manifest: dict[str, Any] | None = None
-    class_names: list[str] | None = None
-
-    @abstractmethod
-    def loss(self, phase: str, models: dict[str, nn.Module], batch: Batch) -> Tensor:
-        """The scalar loss of one batch in the phase that trains `models[phase]`."""
-
-    @abstractmethod
-    def validate(self, averages: dict[str, nn.Module], batches: Iterator[Batch]) -> dict[str, float]:
-        """Figures on validation batches, by name; the same for the same weights."""
-
-    @abstractmethod
-    def sample_grid(self, averages: dict[str, nn.Module], count: int) -> Image.Image:
-        """A sheet of samples of the averaged models, of the same seeds each time."""
-
-    @abstractmethod
-    def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
-        """Write the pipeline folder with the averaged weights and the manifest."""
+    """The loss or a weight became infinite or not a number; the message names the last good checkpoint."""
 
 
 class Trainer:
@@ -79,41 +62,73 @@ class Trainer:
         recipe: How.
         source: A folder of images, or a dataset's id.
         output: Becomes the pipeline folder; holds checkpoints, samples and log.jsonl beside it.
-        resume: "latest", or the path of a checkpoint; None starts anew.
+        resume: "latest", or the path of a checkpoint; None starts anew, and so does "latest" where a run was killed
+            before its first checkpoint.
+
+    Raises:
+        FileExistsError: If the output holds anything, and nothing is resumed.
+        FileNotFoundError: If there is no checkpoint to resume from.
+        CheckpointError: If the checkpoint cannot be read; the one before it is named.
+        ValueError: If recipe, data and checkpoint don't fit each other.
     """
 
     def __init__(self, task: Task, recipe: Recipe, source: str, output: Path, resume: str | None = None) -> None:
         self.task, self.recipe, self.output = task, recipe, output
         tracker = None if recipe.tracker == "none" else recipe.tracker
+        # accelerate leaves out a tracker that is not installed without a word.
+        if tracker is not None and tracker not in map(str, get_available_trackers()):
+            raise ValueError(f"The tracker {tracker} is not installed: pip install {tracker}, or set tracker none.")
         self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=tracker, project_dir=output)
+        if self.accelerator.distributed_type in _SHARDED:
+            raise ValueError(
+                f"accelerate was told to use {self.accelerator.distributed_type.value}, but these models are trained "
+                "whole on each device: take one of the configurations in training/accelerate."
+            )
         self.checkpoints = Checkpoints(output / "checkpoints", recipe.keep_checkpoints)
-        self._check_output(resume)
+        checkpoint = self._check_output(resume)
 
         spec = DrawSpec(recipe.resolution, task.num_timesteps, recipe.random_flip, recipe.random_turn)
         self.feed = Feed(
             recipe, source, spec, self.accelerator.process_index, self.accelerator.num_processes, task.class_names
         )
+        task.check_classes(self.feed.class_names)
         self.total_steps = self.feed.total_steps()
         self._prepare_models()
         self.step, self.seconds = 0, 0.0
-        if resume is not None:
-            self._resume(self.checkpoints.find(resume))
+        if checkpoint is not None:
+            self._resume(checkpoint)
         self.stop_signal = False
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
-    def _check_output(self, resume: str | None) -> None:
-        if resume is None and self.output.is_dir() and any(self.output.iterdir()):
-            raise FileExistsError(
-                f"{self.output} is not empty: give another --output, or go on with the run there by --resume latest."
-            )
+    def _check_output(self, resume: str | None) -> Path | None:
+        """Make the output folder; returns the checkpoint to go on with, None to start anew."""
+        checkpoint = None
+        empty = not self.output.is_dir() or not any(self.output.iterdir())
+        if resume is None:
+            if not empty:
+                raise FileExistsError(
+                    f"{self.output} is not empty: give another --output, or go on with the run there by "
+                    "--resume latest."
+                )
+        elif resume == "latest" and self.checkpoints.latest() is None and (empty or self._cut_off_early()):
+            # So that a job that is started again and again takes one command.
+            logger.warning("There is no checkpoint in %s yet: the training starts anew.", self.output)
+        else:
+            checkpoint = self.checkpoints.find(resume)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.output.mkdir(parents=True, exist_ok=True)
+        return checkpoint
+
+    def _cut_off_early(self) -> bool:
+        """Whether the output is what a run leaves that is killed before its first checkpoint."""
+        return (self.output / "recipe.yaml").is_file() and not (self.output / _LAST).exists()
 
     def _prepare_models(self) -> None:
         recipe = self.recipe
         self.models: dict[str, nn.Module] = {}
+        self.bare: dict[str, nn.Module] = {}
         self.averages: dict[str, EMA] = {}
         self.optimizers: dict[str, Any] = {}
         self.schedules: dict[str, Any] = {}
@@ -131,31 +146,52 @@ class Trainer:
                 num_warmup_steps=recipe.lr_warmup_steps,
                 num_training_steps=self.total_steps,
             )
+            self.bare[name] = model
             if recipe.compile:
                 model = torch.compile(model)
             self.models[name], self.optimizers[name] = self.accelerator.prepare(model, optimizer)
+        # accelerate would save what wraps the models too: prefixes that another number of processes doesn't have.
+        self.accelerator.register_save_state_pre_hook(self._save_bare)
+        self.accelerator.register_load_state_pre_hook(self._load_bare)
         # The schedules are stepped once an update, whatever the number of processes, so they are not prepared.
         self.accelerator.register_for_checkpointing(*self.averages.values(), *self.schedules.values())
 
+    def _save_bare(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        weights[:] = [model.state_dict() for model in self.bare.values()]
+
+    def _load_bare(self, models: list[nn.Module], folder: str) -> None:
+        models[:] = self.bare.values()
+
     def _resume(self, checkpoint: Path) -> None:
-        state = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-        mine, theirs = self.recipe.to_dict(), state["recipe"]
-        changed = sorted(k for k in mine if k not in MAY_CHANGE and mine[k] != theirs.get(k))
+        self.checkpoints.verify(checkpoint)
+        try:
+            state = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+            theirs, data, processes = state["recipe"], state["data"], state["processes"]
+            # Places in the shares of a stream; all of them, since the images seen by every process are in the manifest.
+            places = [
+                json.loads((checkpoint / f"feed-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)
+            ]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self.checkpoints.unreadable(checkpoint, error) from error
+        mine = self.recipe.to_dict()
+        changed = sorted(k for k, v in theirs.items() if k not in MAY_CHANGE and mine.get(k) != v)
         if changed:
-            words = ", ".join(f"{k} ({theirs.get(k)} there, {mine[k]} now)" for k in changed)
+            words = ", ".join(f"{k} ({theirs[k]} there, {mine.get(k)} now)" for k in changed)
             raise ValueError(
                 f"{checkpoint} was trained with another {words}: resume with the same, or start a new output."
             )
-        if state["data"] != self.feed.fingerprint:
+        if data != self.feed.fingerprint:
             raise ValueError(f"{checkpoint} was trained on other images than those given: give the same --data.")
-        self.accelerator.load_state(str(checkpoint))
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except Exception as error:
+            raise self.checkpoints.unreadable(checkpoint, error) from error
         self.step, self.seconds = state["step"], state["seconds"]
-        mine_of_stream = checkpoint / f"feed-{self.accelerator.process_index}.json"
-        if self.feed.train is None and state["processes"] == self.accelerator.num_processes:
-            self.feed.load_state_dict(json.loads(mine_of_stream.read_text(encoding="utf-8")))
-        elif self.feed.train is None:
-            # Shards are dealt out anew, so places in the old shares mean nothing.
-            self.feed.skip_to_next_epoch(json.loads((checkpoint / "feed-0.json").read_text(encoding="utf-8")))
+        self.feed.go_on(places)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            for aside in self.checkpoints.set_aside_after(checkpoint):
+                logger.warning("The run goes on from %s, so a newer checkpoint is now %s.", checkpoint, aside)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -167,7 +203,7 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: If the loss becomes infinite or not a number.
-            CheckpointError: If a checkpoint cannot be written.
+            CheckpointError: If a checkpoint or the pipeline folder cannot be written.
         """
         recipe = self.recipe
         self._start_trackers()
@@ -185,14 +221,18 @@ class Trainer:
                 last = self.step == self.total_steps
                 stop = self._told_to_stop()
                 checkpoint = last or stop or self.step % recipe.checkpoint_every == 0
-                if checkpoint or self.step % recipe.log_every == 0:
+                validate = recipe.validation_images and (last or self.step % recipe.validate_every == 0)
+                sample = recipe.sample_images and (last or self.step % recipe.sample_every == 0)
+                if checkpoint or validate or sample or self.step % recipe.log_every == 0:
                     losses = self._mean_losses(sums, self.step - logged)
                     logged = self.step
                     progress.show_step(self.step, losses)
                     self._log({**{f"loss/{k}": v for k, v in losses.items()}, "learning_rate": self._learning_rate()})
-                if recipe.validation_images and (last or self.step % recipe.validate_every == 0):
+                if checkpoint or validate or sample:
+                    self._check_weights()
+                if validate:
                     self._validate()
-                if recipe.sample_images and (last or self.step % recipe.sample_every == 0):
+                if sample:
                     self._draw_samples()
                 if checkpoint:
                     self._write_checkpoint()
@@ -205,8 +245,9 @@ class Trainer:
     def _update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of every model on the next images; returns the mean loss of each phase."""
         recipe = self.recipe
-        torch.manual_seed(seed_of(recipe.seed, self.step, self.accelerator.process_index))  # dropout's draws
         micro = [self._to_device(next(batches)) for _ in range(recipe.gradient_accumulation_steps)]
+        # Dropout's draws. After the batches: a loader that starts takes a number, as it does in a resumed run only.
+        torch.manual_seed(seed_of(recipe.seed, self.step, self.accelerator.process_index))
         losses = {}
         for phase, model in self.models.items():
             total = torch.zeros((), device=self.accelerator.device)
@@ -220,8 +261,9 @@ class Trainer:
                 self.accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             self.optimizers[phase].step()
             self.optimizers[phase].zero_grad()
-            self.schedules[phase].step()
-            self.averages[phase].update(self._bare(model))
+            if not self.optimizers[phase].step_was_skipped:  # as fp16 does where its gradients overflow
+                self.schedules[phase].step()
+                self.averages[phase].update(self.bare[phase])
             losses[phase] = total
         return losses
 
@@ -241,11 +283,22 @@ class Trainer:
             value.zero_()
         for name, mean in means.items():
             if not math.isfinite(mean):
-                raise NonFiniteLossError(
-                    f"The loss of {name} became {mean} between updates {self.step - count + 1} and {self.step}. "
-                    f"{self.checkpoints.describe_latest()}. Lower the learning rate, or use mixed_precision no or bf16."
+                raise self._not_finite(
+                    f"The loss of {name} became {mean} between updates {self.step - count + 1} and {self.step}"
                 )
         return means
+
+    def _check_weights(self) -> None:
+        """Stop the run if a weight is not finite: the loss tells it only one update later."""
+        for name, model in self.bare.items():
+            values = [v for v in model.state_dict().values() if v.is_floating_point()]
+            if not torch.stack(torch._foreach_norm(values, math.inf)).isfinite().all():
+                raise self._not_finite(f"Weights of {name} are no longer finite after update {self.step}")
+
+    def _not_finite(self, what: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"{what}. {self.checkpoints.describe_latest()}. Lower the learning rate, or use mixed_precision no or bf16."
+        )
 
     def _write_checkpoint(self) -> None:
         def save(folder: Path) -> None:
@@ -262,9 +315,7 @@ class Trainer:
                 }
                 (folder / "progress.json").write_text(json.dumps(state), encoding="utf-8")
 
-        self.checkpoints.write(
-            self.step, save, is_main=self.accelerator.is_main_process, wait=self.accelerator.wait_for_everyone
-        )
+        self.checkpoints.write(self.step, save, is_main=self.accelerator.is_main_process, agree=self._all_agree)
 
     def _validate(self) -> None:
         if self.feed.has_validation:
@@ -276,27 +327,46 @@ class Trainer:
 
     def _draw_samples(self) -> None:
         if self.accelerator.is_main_process:
-            folder = self.output / "samples"
-            folder.mkdir(exist_ok=True)
             sheet = self.task.sample_grid(self._average_models(), self.recipe.sample_images)
-            sheet.save(folder / f"step-{self.step:07d}.png")
+            content = io.BytesIO()
+            sheet.save(content, "PNG")
+            with _not_fatal("a sheet of samples"):
+                folder = self.output / "samples"
+                folder.mkdir(exist_ok=True)
+                write_whole(folder / f"step-{self.step:07d}.png", content.getvalue())
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> None:
         hashes = set(gather_object(self.feed.hashes()))
+        error: Exception | None = None
         if self.accelerator.is_main_process:
+            partial = self.output / ".partial-pipeline"
+            shutil.rmtree(partial, ignore_errors=True)
             progress = {"steps": self.step, "seconds": round(self.seconds, 1), "classes": self.feed.class_names}
             manifest = build_manifest(
                 self.recipe.to_dict(), hashes, parent=self.task.parent_manifest, progress=progress
             )
-            self.task.save(self._average_models(), self.output, manifest)
-        self.accelerator.wait_for_everyone()
+            try:
+                self.task.save(self._average_models(), partial, manifest)
+                move_in(partial, self.output, last=_LAST)
+            except Exception as caught:
+                error = caught
+                shutil.rmtree(partial, ignore_errors=True)
+        if not self._all_agree(error is None):
+            raise CheckpointError(
+                f"The pipeline folder {self.output} could not be written ({error or 'another process failed'}). "
+                f"{self.checkpoints.describe_latest()}: make room there and go on with --resume latest."
+            ) from error
         self.accelerator.end_training()
 
     # -- small things ------------------------------------------------------------------------------------------------
 
-    def _bare(self, model: nn.Module) -> nn.Module:
-        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
+    def _all_agree(self, yes: bool) -> bool:
+        """Whether every process says yes; waits for all."""
+        if self.accelerator.num_processes == 1:
+            return yes
+        noes = torch.tensor(float(not yes), device=self.accelerator.device)
+        return float(self.accelerator.reduce(noes, reduction="sum")) == 0.0
 
     def _average_models(self) -> dict[str, nn.Module]:
         return {name: average.model for name, average in self.averages.items()}
@@ -306,18 +376,19 @@ class Trainer:
 
     def _start_trackers(self) -> None:
         if self.accelerator.is_main_process:
-            (self.output / "recipe.yaml").write_text(yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
-            _drop_rows_after(self.output / "log.jsonl", self.step)
+            text = yaml.safe_dump(self.recipe.to_dict(), sort_keys=False)
+            write_whole(self.output / "recipe.yaml", text.encode())
+            drop_rows_after(self.output / "log.jsonl", self.step)
         if self.recipe.tracker != "none":
             self.accelerator.init_trackers("wbc-diffusers", {k: str(v) for k, v in self.recipe.to_dict().items()})
 
     def _log(self, figures: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            row = {"step": self.step, "seconds": round(self.seconds, 2), **figures}
-            with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        if self.recipe.tracker != "none":
-            self.accelerator.log(figures, step=self.step)
+        row = {"step": self.step, "seconds": round(self.seconds, 2), **figures}
+        with _not_fatal("a row of log.jsonl"):
+            if self.accelerator.is_main_process:
+                append_line(self.output / "log.jsonl", json.dumps(row))
+            if self.recipe.tracker != "none":
+                self.accelerator.log(figures, step=self.step)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -326,6 +397,9 @@ class Trainer:
         def note(number: int, frame: FrameType | None) -> None:
             self.stop_signal = True
 
+        if threading.current_thread() is not threading.main_thread():  # Python gives signals to that one only
+            yield
+            return
         before = signal.signal(signal.SIGTERM, note)
         try:
             yield
@@ -338,8 +412,7 @@ class Trainer:
             return self.stop_signal
         if self.step % self.recipe.log_every:
             return False
-        told = torch.tensor(float(self.stop_signal), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(told, reduction="sum") > 0)
+        return not self._all_agree(not self.stop_signal)
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -353,15 +426,10 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return kind(parameters, recipe.learning_rate, recipe.adam_betas, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _drop_rows_after(log: Path, step: int) -> None:
-    """Drop the rows that a resumed run will write again, and a last row cut off by a kill."""
-    if log.is_file():
-        kept = []
-        for line in log.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-        log.write_text("".join(kept), encoding="utf-8")
-
-
-__all__ = ["CheckpointError", "NonFiniteLossError", "Task", "Trainer", "make_optimizer"]
+@contextlib.contextmanager
+def _not_fatal(what: str) -> Iterator[None]:
+    """Train on without a thing that could not be written: hours of work are worth more, and checkpoints are checked."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("The training goes on, but %s could not be written: %s", what, error)

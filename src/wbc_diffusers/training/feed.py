@@ -11,15 +11,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from wbc_diffusers.data.dataset import (
-    Batch,
-    CellImages,
-    DrawSpec,
-    MissingSplitError,
-    SeededBatches,
-    StreamedBatches,
-    load_cells,
-)
+from wbc_diffusers.data.dataset import Batch, CellImages, DrawSpec, SeededBatches, StreamedBatches
+from wbc_diffusers.data.loading import MissingSplitError, load_cells
 from wbc_diffusers.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -43,6 +36,12 @@ class Feed:
         self.recipe, self.spec, self.rank, self.world = recipe, spec, rank, world
         self.stream_state: dict[str, Any] | None = None
         self.streamed_hashes: set[str] = set()
+        parts = world * recipe.gradient_accumulation_steps
+        if recipe.train_batch_size % parts:
+            raise ValueError(
+                f"train_batch_size={recipe.train_batch_size} does not divide by {world} processes x "
+                f"{recipe.gradient_accumulation_steps} accumulated batches: take a multiple of {parts}."
+            )
         data = load_cells(source, "train", where=recipe.where, streaming=recipe.streaming)
         self.class_names: list[str] = []
         if recipe.streaming:
@@ -105,14 +104,16 @@ class Feed:
         from datasets.distributed import split_dataset_by_node
 
         share = self.recipe.train_batch_size // (self.world * self.recipe.gradient_accumulation_steps)
-        if share * self.world * self.recipe.gradient_accumulation_steps != self.recipe.train_batch_size:
-            raise ValueError(
-                f"train_batch_size={self.recipe.train_batch_size} does not divide by {self.world} processes x "
-                f"{self.recipe.gradient_accumulation_steps} accumulated batches."
-            )
         part = split_dataset_by_node(self.stream, self.rank, self.world)
-        seed = self.recipe.seed
-        return StreamedBatches(part, self.spec, seed, share, self.recipe.shuffle_buffer, self.stream_state)
+        return StreamedBatches(
+            part,
+            self.spec,
+            self.recipe.seed,
+            share,
+            self.recipe.shuffle_buffer,
+            self.stream_state,
+            self.rank,
+        )
 
     def _loader(self, data: Any, workers: int, **options: Any) -> Any:
         return DataLoader(
@@ -145,15 +146,19 @@ class Feed:
         """Where a streamed feed is; a map-style one is found by the number of updates alone."""
         return {"stream": self.stream_state, "hashes": sorted(self.streamed_hashes)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved place."""
-        self.stream_state, self.streamed_hashes = state["stream"], set(state["hashes"])
+    def go_on(self, places: list[dict[str, Any]]) -> None:
+        """Go on from the saved places of all processes.
 
-    def skip_to_next_epoch(self, state: dict[str, Any]) -> None:
-        """Start the epoch after a saved place, whatever the number of processes was there."""
-        self.load_state_dict(state)
-        if self.stream_state is not None:
-            self.stream_state = {**self.stream_state, "epoch": self.stream_state["epoch"] + 1, "stream": None}
+        A stream goes on at its shard; where the number of processes is another, the shards are dealt out anew, so that
+        places in the old shares mean nothing: it goes on with the next epoch.
+        """
+        if self.train is not None:
+            return
+        self.streamed_hashes = {value for place in places for value in place["hashes"]}
+        if len(places) == self.world:
+            self.stream_state = places[self.rank]["stream"]
+        elif (state := places[0]["stream"]) is not None:
+            self.stream_state = {**state, "epoch": state["epoch"] + 1, "stream": None}
 
 
 def _ignore_sigterm(worker: int) -> None:

@@ -1,7 +1,12 @@
-"""Progress of a training: one line that is redrawn on a terminal, a line now and then in a log file."""
+"""Progress of a training: one line that is redrawn on a terminal, a line now and then in a log file; log.jsonl."""
 
+import contextlib
+import json
 import sys
 import time
+from pathlib import Path
+
+from wbc_diffusers.training.files import write_whole
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -49,3 +54,14 @@ def time_in_words(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def drop_rows_after(log: Path, step: int) -> None:
+    """Drop the rows that a resumed run will write again, and a last row cut off by a kill."""
+    if log.is_file():
+        kept = []
+        for line in log.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        write_whole(log, "".join(kept).encode())

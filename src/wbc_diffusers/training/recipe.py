@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+_ABOVE_ZERO = {
+    "resolution", "num_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps",
+    "learning_rate", "max_grad_norm", "shuffle_buffer", "checkpoint_every", "keep_checkpoints", "validate_every",
+    "sample_every", "sample_steps", "log_every", "snr_gamma",
+}  # fmt: skip
+_ZERO_OR_MORE = {"seed", "weight_decay", "lr_warmup_steps", "num_workers", "validation_images", "sample_images"}
+_BELOW_ONE = {"ema_decay", "momentum", "adam_betas"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +72,15 @@ class Recipe:
             value = getattr(self, f.name)
             if not _fits(value, hints[f.name]):
                 raise ValueError(f"The recipe's {f.name} is {value!r}; it must be {_wanted(hints[f.name])}.")
-        positive = (
-            "resolution",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "checkpoint_every",
-            "keep_checkpoints",
-        )
-        for name in (*positive, "log_every", "learning_rate", "num_train_epochs", "shuffle_buffer"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"The recipe's {name} is {getattr(self, name)}; it must be above 0.")
-        if self.max_train_steps is not None and self.max_train_steps < 1:
-            raise ValueError(
-                f"The recipe's max_train_steps is {self.max_train_steps}; give at least 1, or leave it out."
-            )
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"The recipe's ema_decay is {self.ema_decay}; it must lie in [0, 1).")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"The recipe's {f.name} is {value}; it must be a finite number.")
+            # Some fields may be null; what is no number was refused above.
+            if f.name in _ABOVE_ZERO and value is not None and value <= 0:
+                raise ValueError(f"The recipe's {f.name} is {value}; it must be above 0.")
+            if f.name in _ZERO_OR_MORE and value < 0:
+                raise ValueError(f"The recipe's {f.name} is {value}; it must be 0 or more.")
+            if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
+                raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -98,8 +100,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as it goes into YAML and into the manifest."""
-        plain = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return _plain(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +144,18 @@ def override_parser(recipe_class: type[Recipe]) -> argparse.ArgumentParser:
     hints = get_type_hints(recipe_class)
     for f in dataclasses.fields(recipe_class):
         option = "--" + f.name.replace("_", "-")
-        parser.add_argument(option, dest=f.name, type=_yaml_value, metavar=_wanted(hints[f.name]).upper())
+        read = _text_value if str in _alternatives(hints[f.name]) else _yaml_value
+        parser.add_argument(option, dest=f.name, type=read, metavar=_wanted(hints[f.name]).upper())
     return parser
 
 
-def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
     """Turn `--learning-rate 1e-4 --random-flip true` into fields of a recipe.
+
+    Args:
+        recipe_class: The recipe.
+        arguments: The command line.
+        others: Options of the command that are no fields, to be named where a misspelt one is near them.
 
     Raises:
         ValueError: If an option is no field of the recipe, or lacks a value.
@@ -160,7 +167,7 @@ def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str]) -> dic
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     if unknown:
-        options = [o for action in parser._actions for o in action.option_strings]
+        options = [*others, *(o for action in parser._actions for o in action.option_strings)]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
         hint = f" Did you mean {near[0]}?" if near else " The options are the recipe's fields with dashes."
         raise ValueError(f"Unknown option {unknown[0]!r}.{hint}")
@@ -168,7 +175,21 @@ def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str]) -> dic
 
 
 def _yaml_value(text: str) -> Any:
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _text_value(text: str) -> str | None:
+    return None if text in ("null", "~", "") else text
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, all the way down, as JSON and YAML give them back."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _coerce(value: Any, hint: Any) -> Any:

@@ -207,7 +207,8 @@ class StreamedBatches(IterableDataset[tuple[Batch, dict[str, Any]]]):
     """Batches of a streamed dataset, each with the stream's state after it, without end.
 
     The state names the shard and the row to go on from. What the shuffle buffer held when a run stopped is not in it:
-    a resumed run skips those images until the next epoch.
+    for the rest of the epoch a resumed run misses some of those images and may show a few a second time, together no
+    more than the buffer holds. With a buffer of one it goes on bit for bit.
     """
 
     def __init__(

@@ -58,8 +58,12 @@ def write_png(
         info.add_text(key, value)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, format="PNG", pnginfo=info)
-    partial.replace(path)
+    try:
+        image.save(partial, format="PNG", pnginfo=info)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def image_grid(images: list[Image.Image] | NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:

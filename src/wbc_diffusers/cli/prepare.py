@@ -67,7 +67,7 @@ def prepare(
             workers=_processors() if workers is None else workers,
             progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total),
         )
-    _show(report)
+    _show(report, out)
 
 
 def _processors() -> int:
@@ -89,22 +89,24 @@ def _background(text: str | None) -> bool | list[float]:
     return True if text == "auto" else _numbers(text, "--background")
 
 
-def _show(report: "Report") -> None:
+def _show(report: "Report", out: Path) -> None:
     """Print how many images were kept, by split and label, and how many files were left out, by reason."""
     from rich.console import Console
     from rich.table import Table
 
     from wbc_diffusers.data.check import REASONS
 
-    console = Console()
-    kept = Table(title=f"Kept: {sum(report.kept.values())} images in {report.out}", title_justify="left")
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Kept: {sum(report.kept.values())} images in {out}")
+    kept = Table()
     for heading in ("split", "cell type", "abnormality", "grade", "images"):
         kept.add_column(heading, justify="right" if heading == "images" else "left")
     for row in report.labels:
         kept.add_row(*(str(row[key]) for key in ("split", "cell_type", "abnormality", "grade", "images")))
     console.print(kept)
     if report.left_out:
-        gone = Table(title=f"Left out: {len(report.left_out)} files, listed in report.json", title_justify="left")
+        console.print(f"Left out: {len(report.left_out)} files, listed in report.json")
+        gone = Table()
         gone.add_column("reason")
         gone.add_column("files", justify="right")
         gone.add_column("meaning")

@@ -1,0 +1,70 @@
+"""What a source is taken for, and which of its files are images to look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wbc_diffusers.data.sources import read_bytes, read_source, shown
+
+ImageFolder = Callable[..., Path]
+
+
+def test_folders_give_split_type_and_abnormality_at_any_depth(image_folder: ImageFolder) -> None:
+    names = ["train/none/a.png", "Val/eosinophil/x/y/b.png", "train/c.png", "test/Döhle bodies/d.png"]
+    source = read_source(image_folder(names))
+    assert source.kind == "folders"
+    seen = {i.name: (i.split, i.fields["cell_type"], i.fields["abnormality"]) for i in source.items}
+    assert seen == {
+        "train/none/a.png": ("train", "neutrophil", "none"),
+        "Val/eosinophil/x/y/b.png": ("validation", "eosinophil", ""),
+        "train/c.png": ("train", "", ""),
+        "test/Döhle bodies/d.png": ("test", "neutrophil", "dohle_bodies"),
+    }
+
+
+def test_documents_are_set_aside_and_unknown_files_looked_at(image_folder: ImageFolder) -> None:
+    top = image_folder(["a/0.png"])
+    for name in ("README.md", "a/notes.TXT", "a/Thumbs.db"):
+        (top / name).write_text("x")
+    source = read_source(top)
+    assert sorted(source.other_files) == ["README.md", "a/notes.TXT"]
+    assert [item.name for item in source.items] == ["a/0.png", "a/Thumbs.db"]
+
+
+def test_metadata_of_several_folders_is_put_together(image_folder: ImageFolder) -> None:
+    top = image_folder([{"file_name": "0.png", "lab": "A"}], "labs")
+    (top / "0.png").rename(top / "1.png")
+    for lab in ("A", "B"):
+        (top / lab).mkdir()
+        (top / lab / "0.png").write_bytes((top / "1.png").read_bytes())
+        (top / lab / "metadata.csv").write_text(f"\ufefffile_name,lab\n0.png,{lab}\n", encoding="utf-8")
+    (top / "metadata.csv").unlink()
+    source = read_source(top)
+    assert {item.name: item.fields["lab"] for item in source.items} == {"A/0.png": "A", "B/0.png": "B"}
+    assert source.left_out == [("1.png", "no_row", "")]
+
+
+def test_linked_folders_are_listed_and_not_followed(image_folder: ImageFolder) -> None:
+    top = image_folder(["a/0.png"])
+    (top / "loop").symlink_to(top, target_is_directory=True)
+    source = read_source(top)
+    assert source.left_out == [("loop", "linked_folder", "")]
+    assert len(source.items) == 1
+
+
+def test_bytes_are_those_of_the_file(image_folder: ImageFolder) -> None:
+    top = image_folder(["a/0.png"])
+    assert read_bytes(read_source(top).items[0], {}, "image") == (top / "a" / "0.png").read_bytes()
+
+
+def test_what_is_no_source_is_refused_with_what_is(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(ValueError, match=r"is a file: wanted a folder, a \.parquet file"):
+        read_source(tmp_path / "a.zip")
+    with pytest.raises(FileNotFoundError, match="does not exist: wanted a folder"):
+        read_source(tmp_path / "no" / "such" / "folder")
+
+
+def test_names_that_are_not_utf8_are_shown_as_escapes() -> None:
+    assert shown("caf\udce9.png") == "caf\\xe9.png"

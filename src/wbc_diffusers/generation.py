@@ -2,23 +2,48 @@
 
 import csv
 import hashlib
+import inspect
 import json
 import os
+import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 
 SETTINGS_NAME = "generation.json"
 METADATA_NAME = "metadata.csv"
+
+SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (SigmoidDDIMScheduler, {}),
+    "dpm++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}),
+    "heun": (diffusers.HeunDiscreteScheduler, {}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "ddpm": (diffusers.DDPMScheduler, {}),
+}
+"""Schedulers that may take the place of a model's own, and what of their config differs from it."""
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PARTIAL = ".partial-"
+_LEFT_BEHIND_S = 3600
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -27,6 +52,8 @@ class Settings:
 
     model: str
     revision: str
+    config: str
+    solver: str
     steps: int
     batch_size: int
     eta: float
@@ -44,6 +71,7 @@ def generate(
     *,
     seed: int = 0,
     steps: int = 20,
+    solver: str | None = None,
     batch_size: int = 16,
     eta: float = 0.0,
     contrast: float | None = None,
@@ -62,6 +90,7 @@ def generate(
         num: Number of images.
         seed: Seed of the first image.
         steps: Denoising steps.
+        solver: One of `SOLVERS`, in place of the model's own scheduler.
         batch_size: Images made at once.
         eta: Share of DDPM's noise: 0 is DDIM, 1 is DDPM.
         contrast: The thesis's contrast sharpening (20 there); None for none.
@@ -75,60 +104,88 @@ def generate(
     Raises:
         ValueError: If an argument doesn't fit, or the folder holds images of other settings.
         FileExistsError: If the folder holds something else.
+        OSError: If there is no such model, or an image can't be written.
     """
-    if num < 1 or seed < 0 or batch_size < 1:
+    if num < 1 or batch_size < 1 or not 0 <= seed <= 2**63 - num - batch_size:
         raise ValueError(
-            f"num={num}, seed={seed}, batch_size={batch_size}: give num and batch_size >= 1 and seed >= 0."
+            f"num={num}, seed={seed}, batch_size={batch_size}: give num and batch_size >= 1 and 0 <= seed < 2^63."
         )
-    if mixed_precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"mixed_precision={mixed_precision!r}: choose no, bf16 or fp16.")
-    state = PartialState()
+    if mixed_precision not in _DTYPES:
+        raise ValueError(f"mixed_precision={mixed_precision!r}: choose one of {', '.join(_DTYPES)}.")
+    if solver is not None and solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}, or none for the model's own.")
+    state = process_state()
     pipe: Any = WBCDDIMPipeline.from_pretrained(model)
+    if solver is not None:
+        scheduler, changes = SOLVERS[solver]
+        pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(state.device)
     pipe.unet.to(memory_format=torch.channels_last)
     label = _class_label(pipe, class_name)
     abnormality, grade = _depicted(pipe, class_name)
     settings = Settings(
-        _model_name(model),
-        _revision(pipe),
-        steps,
-        batch_size,
-        eta,
-        contrast,
-        label,
-        abnormality,
-        grade,
-        mixed_precision,
+        model=_model_name(model),
+        revision=_revision(pipe),
+        config=_config_hash(pipe),
+        solver=type(pipe.scheduler).__name__,
+        steps=steps,
+        batch_size=batch_size,
+        eta=eta,
+        contrast=contrast,
+        class_label=label,
+        abnormality=abnormality,
+        grade=grade,
+        mixed_precision=mixed_precision,
     )
-    _claim(out, settings)
 
-    blocks = [
-        b for b in _blocks(seed, num, batch_size) if not all(_path(out, s).is_file() for s in b if s < seed + num)
-    ]
-    mine = blocks[state.process_index :: state.num_processes]
-    made = 0
-    for done, block in enumerate(mine):
-        report(done * batch_size, len(mine) * batch_size)
+    def sample(seeds: list[int], **size: int | None) -> Any:
         with torch.autocast(state.device.type, _DTYPES[mixed_precision], enabled=mixed_precision != "no"):
-            images = pipe(
-                batch_size=len(block),
+            return pipe(
+                batch_size=len(seeds),
                 num_inference_steps=steps,
                 eta=eta,
                 contrast=contrast,
                 class_labels=label,
-                generator=[torch.Generator().manual_seed(s) for s in block],
+                generator=[torch.Generator().manual_seed(s) for s in seeds],
+                **size,
             ).images
-        for s, image in zip(block, images, strict=True):
-            if s < seed + num and not _path(out, s).is_file():
-                _write(_path(out, s), np.asarray(image), s, settings)
-                made += 1
-    report(len(mine) * batch_size, len(mine) * batch_size)
-    _write_metadata(out, seed, num, settings)
+
+    try:
+        # On the smallest image there is: what doesn't fit together shows before anything is written.
+        smallest = getattr(pipe.unet, "size_divisor", None)
+        sample([0], height=smallest, width=smallest)
+    except NotImplementedError as error:
+        raise ValueError(f"{settings.solver} can't run this model ({error}): choose another solver.") from error
+    _claim(out, settings)
+
+    def missing(block: list[int]) -> bool:
+        return not all(_is_whole(_path(out, s)) for s in block if s < seed + num)
+
+    # Dealt out before any image is looked for, so that processes which start at different times agree.
+    mine = list(_blocks(seed, num, batch_size))[state.process_index :: state.num_processes]
+    mine = [block for block in mine if missing(block)]
+    made = 0
+    with _partial_folder(out) as partial:
+        for done, block in enumerate(mine):
+            report(done * batch_size, len(mine) * batch_size)
+            if not missing(block):
+                continue  # another run in this folder was faster
+            for s, image in zip(block, sample(block), strict=True):
+                if s < seed + num and not _is_whole(_path(out, s)):
+                    _write_image(partial / "image.png", np.asarray(image), s, settings)
+                    (partial / "image.png").replace(_path(out, s))
+                    made += 1
+        report(len(mine) * batch_size, len(mine) * batch_size)
+        if all(_is_whole(_path(out, s)) for s in range(seed, seed + num)):
+            _write_metadata(out, partial / METADATA_NAME, settings)
     return made
 
 
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+def process_state() -> PartialState:
+    """This process's place among those that were launched, and its device."""
+    # PartialState alone leaves the launcher's --cpu unread, and takes each of several CPU processes for the only one.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _blocks(seed: int, num: int, batch_size: int) -> Iterator[list[int]]:
@@ -139,6 +196,20 @@ def _blocks(seed: int, num: int, batch_size: int) -> Iterator[list[int]]:
 
 def _path(out: Path, seed: int) -> Path:
     return out / f"{seed:08d}.png"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an image is there to its last byte: a copied folder, or a power cut, may have left half of it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except FileNotFoundError:
+        return False
+    except OSError:
+        if path.is_file() and path.stat().st_size < len(_PNG_END):
+            return False
+        raise
 
 
 def _model_name(model: str) -> str:
@@ -155,12 +226,22 @@ def _revision(pipe: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def _config_hash(pipe: Any) -> str:
+    """A hash of what the weights don't say: how network and scheduler are built."""
+    parts = []
+    for part in (pipe.unet, pipe.scheduler):
+        # A swapped scheduler drags the options of the class before it along.
+        own = inspect.signature(type(part).__init__).parameters
+        parts.append({name: value for name, value in part.config.items() if name in own})
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def _manifest_part(pipe: Any, part: str) -> dict[str, Any]:
     return (getattr(pipe, "training_manifest", None) or {}).get(part) or {}
 
 
 def _class_label(pipe: Any, name: str | None) -> int | None:
-    count = pipe.unet.config.num_class_embeds
+    count = pipe.unet.config.get("num_class_embeds")
     if count is None:
         if name is not None:
             raise ValueError(f"The model has no classes: leave out the class {name!r}.")
@@ -185,48 +266,75 @@ def _depicted(pipe: Any, class_name: str | None) -> tuple[str, int | None]:
 
 def _claim(out: Path, settings: Settings) -> None:
     """Make the folder ours, or see that it already is."""
-    wanted = asdict(settings)
-    path = out / SETTINGS_NAME
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [f"{k} ({found.get(k)} there, {v} now)" for k, v in wanted.items() if found.get(k) != v]
-        if changed:
-            raise ValueError(f"{out} holds images made with another {', '.join(changed)}: give another --out.")
-        return
-    if out.is_dir() and any(p for p in out.iterdir() if not p.name.startswith(f".{SETTINGS_NAME}")):
-        raise FileExistsError(f"{out} is not empty, and not a folder of generated images: give another --out.")
+    path, wanted = out / SETTINGS_NAME, asdict(settings)
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file: give a folder as --out.")
     out.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, json.dumps(wanted, indent=1) + "\n")
+    # Looked for after the listing: another process may write its settings, and an image, in between.
+    if any(not p.name.startswith(".") for p in out.iterdir()) and not path.is_file():
+        raise FileExistsError(f"{out} is not empty, and not a folder of generated images: give another --out.")
+    _remove_left_behind(out)
+    if not path.is_file():
+        with _partial_folder(out) as partial:
+            (partial / SETTINGS_NAME).write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+            _move_unless_there(partial / SETTINGS_NAME, path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): give another --out.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings: give another --out.")
+    changed = [f"{k} ({found.get(k)} there, {v} now)" for k, v in wanted.items() if found.get(k) != v]
+    if changed:
+        raise ValueError(f"{out} holds images made with another {', '.join(changed)}: give another --out.")
 
 
-def _write(path: Path, pixels: np.ndarray, seed: int, settings: Settings) -> None:
-    text = {
-        "wbc:synthetic": "true",
-        "wbc:model": settings.model,
-        "wbc:revision": settings.revision,
-        "wbc:seed": str(seed),
-        "wbc:steps": str(settings.steps),
-    }
+def _move_unless_there(source: Path, target: Path) -> None:
+    """Move a file to where none is yet: of two runs that come at once, one is first."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        source.replace(target)
+
+
+@contextmanager
+def _partial_folder(out: Path) -> Iterator[Path]:
+    """Give a hidden folder of this process alone, in which files become whole before they move to `out`."""
+    with TemporaryDirectory(prefix=_PARTIAL, dir=out, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _remove_left_behind(out: Path) -> None:
+    """Remove the hidden folders of killed runs; one in use is younger, since every image renews its date."""
+    for folder in out.glob(f"{_PARTIAL}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _LEFT_BEHIND_S:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # another process removed it
+            continue
+
+
+def _write_image(path: Path, pixels: np.ndarray, seed: int, settings: Settings) -> None:
+    text = {"wbc:synthetic": "true", "wbc:seed": str(seed)}
+    text |= {f"wbc:{name}": str(value) for name, value in asdict(settings).items() if value not in (None, "")}
     write_png(path, pixels, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}", text)
 
 
-def _write_metadata(out: Path, seed: int, num: int, settings: Settings) -> None:
-    """Write metadata.csv over all images of the folder, once those of this run are all there."""
-    if not all(_path(out, s).is_file() for s in range(seed, seed + num)):
-        return
+def _write_metadata(out: Path, partial: Path, settings: Settings) -> None:
+    """Write metadata.csv over all images of the folder."""
     columns = ["file_name", "seed", "model", "revision", "steps", "abnormality", "grade", "synthetic"]
-    rows = [columns]
-    for path in sorted(out.glob("*.png")):
-        grade = "" if settings.grade is None else str(settings.grade)
-        about = [settings.model, settings.revision, str(settings.steps), settings.abnormality, grade, "true"]
-        rows.append([path.name, str(int(path.stem)), *about])
-    partial = out / f".{METADATA_NAME}.{os.getpid()}"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-    partial.replace(out / METADATA_NAME)
+    grade = "" if settings.grade is None else str(settings.grade)
+    about = [settings.model, settings.revision, str(settings.steps), settings.abnormality, grade, "true"]
+    written: list[int] | None = None
+    # Until nothing came in between: of runs that end at the same moment, the last to write lists the images of all.
+    while (seeds := _seeds_in(out)) != written:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *([_path(out, s).name, str(s), *about] for s in seeds)])
+        partial.replace(out / METADATA_NAME)
+        written = seeds
 
 
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _seeds_in(out: Path) -> list[int]:
+    return sorted(int(p.stem) for p in out.glob("*.png") if re.fullmatch(r"\d{8}|[1-9]\d{8,}", p.stem))

@@ -1,6 +1,7 @@
 """WBCDDIMPipeline: exact networks whose samples are known, folders, and the contract of diffusers' pipeline tests."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -568,6 +569,16 @@ def test_repository_is_fetched_without_pickles(folder, monkeypatch):
     loaded = WBCDDIMPipeline.from_pretrained("somebody/cells", revision="v2")
     assert asked == {"repository": "somebody/cells", "revision": "v2", "allow_patterns": ["*.json", "*.safetensors"]}
     assert loaded.name_or_path == "somebody/cells"
+
+
+def test_swapping_the_scheduler_of_a_loaded_pipeline_goes_without_a_warning(folder, caplog, monkeypatch):
+    scheduler = WBCDDIMPipeline.from_pretrained(folder).scheduler
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    for name in SWAPS:
+        getattr(diffusers, name).from_config(scheduler.config)
+    assert not caplog.records
+    diffusers.DDIMScheduler.from_config({**scheduler.config, "no_such_option": 1})
+    assert caplog.records
 
 
 LOADERS = {

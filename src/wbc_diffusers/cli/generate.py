@@ -12,6 +12,10 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the images; a stopped run goes on in it.")],
     seed: Annotated[int, typer.Option(help="Seed of the first image; the next ones follow.")] = 0,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    solver: Annotated[
+        str | None,
+        typer.Option(help="ddim, dpm++, unipc, heun, euler, euler_a or ddpm; the model's own if left out."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images made at once, in each process.")] = 16,
     eta: Annotated[float, typer.Option(help="Noise added by each step: 0 is DDIM, 1 is DDPM.")] = 0.0,
     contrast: Annotated[float | None, typer.Option(help="Contrast sharpening; the thesis took 20.")] = None,
@@ -19,11 +23,18 @@ def generate(
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
 ) -> None:
     """Make synthetic cells; under `accelerate launch -m wbc_diffusers generate ...` on every device."""
+    from diffusers.utils import logging
     from rich.progress import Progress, TimeRemainingColumn
 
     from wbc_diffusers.generation import generate as run
+    from wbc_diffusers.generation import process_state
 
-    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn()) as progress:
+    # Else it says of every swapped scheduler that it ignores the options of the class before.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    state = process_state()
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    with Progress(*columns, disable=not state.is_main_process) as progress:
         task = progress.add_task("images")
 
         def report(done: int, total: int) -> None:
@@ -35,6 +46,7 @@ def generate(
             num,
             seed=seed,
             steps=steps,
+            solver=solver,
             batch_size=batch_size,
             eta=eta,
             contrast=contrast,
@@ -42,4 +54,5 @@ def generate(
             mixed_precision=mixed_precision,
             report=report,
         )
-    typer.echo(f"Made {made} images in {out}.")
+    who = f"Process {state.process_index} of {state.num_processes} made" if state.num_processes > 1 else "Made"
+    typer.echo(f"{who} {made} images in {out}.")

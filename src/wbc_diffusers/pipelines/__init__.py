@@ -8,5 +8,7 @@ from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMSchedule
 # and the scheduler above), and the pipeline's class among its own attributes: with it there,
 # DiffusionPipeline.from_pretrained loads our folders wherever this package's pipelines have been imported.
 diffusers.WBCDDIMPipeline = WBCDDIMPipeline
+# Likewise from_config of its schedulers: it is silent about options of a class that it finds there.
+diffusers.SigmoidDDIMScheduler = SigmoidDDIMScheduler
 
 __all__ = ["R2AttnUNet", "SigmoidDDIMScheduler", "WBCDDIMPipeline"]

@@ -171,18 +171,11 @@ class WBCDDIMPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        shape, step_arguments, labels = self.check_inputs(
-            batch_size,
-            num_inference_steps,
-            eta,
-            generator,
-            class_labels,
-            contrast,
-            height,
-            width,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-        )
+        shape = self._image_shape(batch_size, height, width)
+        self._check_scheduler(num_inference_steps)
+        self._check_outputs(output_type, contrast, callback_on_step_end_tensor_inputs)
+        step_arguments = self._step_arguments(eta, generator, batch_size)
+        labels = self._labels(class_labels, batch_size)
 
         # On the CPU, where reading a timestep does not wait for the accelerator.
         self.scheduler.set_timesteps(num_inference_steps, device="cpu")
@@ -214,32 +207,6 @@ class WBCDDIMPipeline(DiffusionPipeline):
         images = self._to_output((sample / 2 + 0.5).clamp(0, 1), contrast, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-    def check_inputs(
-        self,
-        batch_size: int = 1,
-        num_inference_steps: int = 20,
-        eta: float = 0.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
-        contrast: float | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        output_type: str = "pil",
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
-    ) -> tuple[tuple[int, int, int, int], dict[str, Any], Tensor | None]:
-        """Check the arguments of a call, and the scheduler, before any work.
-
-        Returns:
-            The shape (B, C, H, W) of the sample, what the scheduler's step is given, and the class labels (B,).
-
-        Raises:
-            ValueError: If an argument, or the scheduler, doesn't fit.
-        """
-        shape = self._image_shape(batch_size, height, width)
-        self._check_scheduler(num_inference_steps)
-        self._check_outputs(output_type, contrast, callback_on_step_end_tensor_inputs)
-        return shape, self._step_arguments(eta, generator, batch_size), self._labels(class_labels, batch_size)
 
     def _to_output(
         self, images: Tensor, contrast: float | None, output_type: str

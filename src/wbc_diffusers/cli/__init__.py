@@ -21,6 +21,7 @@ from wbc_diffusers.cli.train import train
 app = typer.Typer(
     name="wbc",
     help="Synthetic images of white blood cells with rare abnormalities, by diffusion.",
+    epilog="WBC_TRACEBACK=1 in the environment shows where an error came from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,5 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         if isinstance(error, RuntimeError) and not type(error).__module__.startswith("wbc_diffusers"):
             raise
-        typer.secho(f"wbc: {error}", fg="red", err=True)
+        typer.secho(f"wbc: {' '.join(str(error).split())}", fg="red", err=True)
         sys.exit(2)

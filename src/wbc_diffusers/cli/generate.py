@@ -35,10 +35,10 @@ def generate(
     state = process_state()
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, disable=not state.is_main_process) as progress:
-        task = progress.add_task("images")
 
         def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=max(total, 1))
+            task = progress.task_ids[0] if progress.task_ids else progress.add_task("images")
+            progress.update(task, completed=done if total else 1, total=max(total, 1))
 
         made = run(
             model,

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from datasets.table import embed_table_storage
 from PIL import Image
 
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
@@ -20,7 +21,10 @@ SEVERE = {"abnormality": "hypersegmentation", "grade": 2}
 def labelled(image_folder: ImageFolder) -> datasets.Dataset:
     """Give nine images of three classes, the class as `datasets` keeps it: a number with a name."""
     top = image_folder([f"{c}/{i}.png" for c in ("basophil", "eosinophil", "neutrophil") for i in range(3)], "classes")
-    return datasets.load_dataset("imagefolder", data_dir=str(top), split="train")
+    data = datasets.load_dataset("imagefolder", data_dir=str(top), split="train")
+    return (
+        data.with_format("arrow").map(embed_table_storage, batched=True).with_format(None)
+    )  # the files, not their paths
 
 
 def names(data: datasets.Dataset) -> set[str]:
@@ -95,6 +99,8 @@ def test_missing_split_and_empty_choice_are_told_apart_from_missing_columns(imag
 def test_absent_and_imageless_folders_are_refused(tmp_path: Path, image_folder: ImageFolder) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*none\. Prepare one with `wbc prepare"):
         load_cells(str(tmp_path / "none"), "train")
+    with pytest.raises(FileNotFoundError, match="There is no folder data/cels, and no data set of that id was reached"):
+        load_cells("data/cels", "train")
     (tmp_path / "notes.docx").touch()
     with pytest.raises(FileNotFoundError, match="holds no images"):
         load_cells(str(tmp_path), "train")
@@ -102,6 +108,16 @@ def test_absent_and_imageless_folders_are_refused(tmp_path: Path, image_folder: 
     (top / "1.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"names 1 images that are not there, such as 1\.png"):
         load_cells(str(top), "train")
+
+
+def test_folder_given_as_a_relative_path_stays_readable_elsewhere(
+    image_folder: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_folder(["0.png"])
+    monkeypatch.chdir(tmp_path)
+    data = load_cells("cells", "train")
+    monkeypatch.chdir("/")
+    assert data[0]["image"].size == (16, 16)
 
 
 def test_files_that_are_not_used_are_counted(image_folder: ImageFolder, caplog: pytest.LogCaptureFixture) -> None:

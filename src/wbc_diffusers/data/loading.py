@@ -12,7 +12,7 @@ from PIL import Image
 
 from wbc_diffusers.data.check import RefusedImageError, check_image, check_origin, read_file, says_synthetic
 from wbc_diffusers.data.labels import label_of
-from wbc_diffusers.data.sources import Item, image_column, metadata_files, read_source
+from wbc_diffusers.data.sources import Item, image_column, metadata_files, read_source, telling_unreachable
 from wbc_diffusers.data.split import split_name
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ def _read_images(folder: Path, split: str) -> Any:
     for item, row in zip(chosen, rows, strict=True):
         if says_synthetic(row):
             check_origin(row, check_image(read_file(item.path or ""), 1), item.name)
-    files = {"image": [item.path for item in chosen], "file_name": [item.name for item in chosen]}
+    paths = [str(Path(item.path or "").absolute()) for item in chosen]
+    files = {"image": paths, "file_name": [item.name for item in chosen]}
     features = {"image": datasets.Image(), "file_name": datasets.Value("string"), **types}
     return datasets.Dataset.from_dict(files | columns, features=datasets.Features(features))
 
@@ -120,13 +121,12 @@ def _read_table(source: str, split: str, streaming: bool) -> Any:
 
     builder, options = _builder_of(source)
     try:
-        data = datasets.load_dataset(builder, **options, split=split, streaming=streaming)
+        with telling_unreachable(source) if builder == source else contextlib.nullcontext():
+            data = datasets.load_dataset(builder, **options, split=split, streaming=streaming)
     except ValueError as error:
         if "split" not in str(error):
             raise
         raise MissingSplitError(f"{source} has no split {split!r}: {error}") from error
-    except datasets.exceptions.EmptyDatasetError as error:
-        raise FileNotFoundError(f"{source} holds no images: {error}") from error
     if data.features is None:  # a stream whose files don't tell their columns ahead
         data = data._resolve_features()
     column = image_column(data.features, source)

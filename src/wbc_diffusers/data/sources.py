@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,8 @@ def _from_datasets(source: str | Path) -> Source:
             else datasets.load_dataset("parquet", data_files=pattern)
         )
     else:
-        loaded = datasets.load_dataset(source)
+        with telling_unreachable(source):
+            loaded = datasets.load_dataset(source)
     column = image_column(next(iter(loaded.values())).features, source)
     result = Source("dataset", image_column=column)
     known = {name: split_name(name) for name in loaded}
@@ -240,6 +242,17 @@ def _from_datasets(source: str | Path) -> Source:
             split = known[name] if len(loaded) > 1 else None
             result.items.append(Item(f"{name}/{paths[row] or row}", fields, split, index=(name, row)))
     return result
+
+
+@contextmanager
+def telling_unreachable(source: str) -> Iterator[None]:
+    """Say that neither a folder nor a data set of a name was found: a mistyped folder looks like a data set's id."""
+    try:
+        yield
+    except (ConnectionError, FileNotFoundError) as error:
+        raise FileNotFoundError(
+            f"There is no folder {source}, and no data set of that id was reached: {error}"
+        ) from error
 
 
 def image_column(features: Mapping[str, Any], source: str | Path) -> str:

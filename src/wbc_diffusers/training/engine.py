@@ -84,6 +84,8 @@ class Trainer:
                 f"accelerate was told to use {self.accelerator.distributed_type.value}, but these models are trained "
                 "whole on each device: take one of the configurations in training/accelerate."
             )
+        if recipe.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
+            raise ValueError("mixed_precision fp16 needs an accelerator, and there is only a CPU: set bf16 or no.")
         self.checkpoints = Checkpoints(output / "checkpoints", recipe.keep_checkpoints)
         checkpoint = self._check_output(resume)
 
@@ -212,7 +214,7 @@ class Trainer:
         sums = {name: torch.zeros((), device=self.accelerator.device) for name in self.models}
         logged = self.step
         batches = self.feed.batches(self.step)
-        with self._listening(), contextlib.closing(progress):
+        with self._listening(), contextlib.closing(progress), contextlib.closing(batches):
             while self.step < self.total_steps:
                 for name, loss in self._update(batches).items():
                     sums[name] += loss
@@ -258,7 +260,8 @@ class Trainer:
                     self.accelerator.backward(loss)
                 total += loss.detach()
             if recipe.max_grad_norm is not None:
-                self.accelerator.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+                self.accelerator.unscale_gradients(self.optimizers[phase])
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
             self.optimizers[phase].step()
             self.optimizers[phase].zero_grad()
             if not self.optimizers[phase].step_was_skipped:  # as fp16 does where its gradients overflow
@@ -418,12 +421,12 @@ class Trainer:
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser over a model's parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # A fused step hides from accelerate that the scaler of fp16 skipped it.
+    options: dict[str, Any] = {"weight_decay": recipe.weight_decay, "fused": recipe.mixed_precision != "fp16"}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True
-        )
+        return torch.optim.SGD(parameters, recipe.learning_rate, momentum=recipe.momentum, **options)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, recipe.learning_rate, recipe.adam_betas, weight_decay=recipe.weight_decay, fused=True)
+    return kind(parameters, recipe.learning_rate, recipe.adam_betas, **options)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,16 @@
 """The feed: the batches of a training, from a folder or a stream, and where to go on after an interruption."""
 
+import atexit
 import hashlib
 import json
 import logging
 import math
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
@@ -36,6 +41,8 @@ class Feed:
         self.recipe, self.spec, self.rank, self.world = recipe, spec, rank, world
         self.stream_state: dict[str, Any] | None = None
         self.streamed_hashes: set[str] = set()
+        self._leaving = multiprocessing.RawValue("b", 0)  # shared with the workers, and without a lock
+        atexit.register(setattr, self._leaving, "value", 1)
         parts = world * recipe.gradient_accumulation_steps
         if recipe.train_batch_size % parts:
             raise ValueError(
@@ -80,7 +87,7 @@ class Feed:
             raise ValueError("A streamed dataset has no known length: give the recipe's max_train_steps.")
         return max(1, math.ceil(self.recipe.num_train_epochs * len(self.train) / self.recipe.train_batch_size))
 
-    def batches(self, step: int) -> Iterator[Batch]:
+    def batches(self, step: int) -> Generator[Batch, None, None]:
         """The batches of this process from an update on, without end."""
         recipe = self.recipe
         if self.train is not None:
@@ -120,7 +127,7 @@ class Feed:
             data,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_sigterm,
+            worker_init_fn=partial(_outlive_sigterm, self._leaving),
             prefetch_factor=4 if workers else None,
             **options,
         )
@@ -161,6 +168,14 @@ class Feed:
             self.stream_state = {**state, "epoch": state["epoch"] + 1, "stream": None}
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """A cluster signals every process of a job, but workers must live on until the checkpoint is written."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_sigterm(leaving: Any, worker: int) -> None:
+    """A cluster signals every process of a job, but workers must live on until the checkpoint is written.
+
+    At the end of the main process they must not: it sends the same signal, and waits for them.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        if leaving.value:
+            os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)

@@ -222,24 +222,16 @@ def test_stream_shows_every_image_once_an_epoch(cells: datasets.Dataset) -> None
     assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("stop", [1, 3, 5, 7])
-def test_stream_without_a_buffer_goes_on_bit_for_bit(cells: datasets.Dataset, stop: int) -> None:
-    whole = list(islice(stream(cells, 1), 12))
-    resumed = list(islice(stream(cells, 1, whole[stop - 1][1]), 12 - stop))
-    assert all(same(a, b) for (a, _), (b, _) in zip(whole[stop:], resumed, strict=True))
-    assert [s["hashes"] for _, s in whole[stop:]] == [s["hashes"] for _, s in resumed]
-
-
+@pytest.mark.parametrize("buffer", [1, 5])
 @pytest.mark.parametrize("stop", [1, 9, 15])
-def test_resumed_stream_misses_at_most_what_its_buffer_held(image_folder: ImageFolder, stop: int) -> None:
+def test_resumed_stream_misses_at_most_what_its_buffer_held(image_folder: ImageFolder, buffer: int, stop: int) -> None:
     data = load_cells(str(image_folder([f"{i}.png" for i in range(24)])), "train")
-    every, buffer = set(CellImages(data, PLAIN).hashes()), 5
+    every = set(CellImages(data, PLAIN).hashes())
     before = list(islice(stream(data, buffer, batch=1), stop))
     after = list(islice(stream(data, buffer, before[-1][1], batch=1), 48))
     shown = [h for _, state in before + after if state["epoch"] == 0 for h in state["hashes"]]
     missed, again = len(every - set(shown)), len(shown) - len(set(shown))
     assert missed + again <= buffer
-    assert stop == 1 or missed > 0
     following = [h for _, state in after if state["epoch"] == 1 for h in state["hashes"]]
     assert len(following) == 24
     assert set(following) == every

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 from datasets.table import embed_table_storage
 from PIL import Image
@@ -31,14 +32,15 @@ def names(data: datasets.Dataset) -> set[str]:
     return {Path(name).stem for name in data["file_name"]}
 
 
-def test_images_and_columns_equal_those_of_the_imagefolder_builder(image_folder: ImageFolder) -> None:
+def test_images_and_columns_are_those_of_the_files(image_folder: ImageFolder) -> None:
     rows = [{"file_name": f"{c}/{i}.png", "cell_type": c, "grade": str(i % 3)} for c in "ab" for i in range(5)]
     top = image_folder(rows)
-    ours = load_cells(str(top), "train")
-    theirs = datasets.load_dataset("imagefolder", data_dir=str(top), split="train")
-    pixels = [{(np.asarray(r["image"]).tobytes(), r["cell_type"], r["grade"]) for r in data} for data in (ours, theirs)]
-    assert pixels[0] == pixels[1]
-    assert len(pixels[0]) == 10
+    data = load_cells(str(top), "train")
+    seen = {row["file_name"]: (row["cell_type"], row["grade"], np.asarray(row["image"]).tobytes()) for row in data}
+    assert seen == {
+        r["file_name"]: (r["cell_type"], int(r["grade"]), np.asarray(Image.open(top / r["file_name"])).tobytes())
+        for r in rows
+    }
 
 
 @pytest.mark.parametrize("grades", [("2", "1", "2", "2"), ("2.0", "1", "02", ""), ("2", "1", "2 ", "")])
@@ -151,8 +153,8 @@ def test_parquet_splits_come_from_file_names_and_classes_from_theirs(
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_parquet_of_other_programs_is_read(tmp_path: Path, labelled: datasets.Dataset, streaming: bool) -> None:
-    import pyarrow.parquet
-
+    if streaming and datasets.__version__ < "5":
+        pytest.skip("datasets 4.0 does not decode images of a stream whose files don't say that they hold some")
     labelled.rename_column("image", "picture").to_parquet(tmp_path / "cells.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "cells.parquet").replace_schema_metadata(None)
     pyarrow.parquet.write_table(table, tmp_path / "cells.parquet")

@@ -58,7 +58,12 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
         # As many shards as can be dealt out to the usual numbers of processes.
         return data.to_iterable_dataset(num_shards=min(64, len(data))) if streaming else data
     if where:
-        data = data.filter(lambda row: all(_is(_value(row[c], features[c]), wanted) for c, wanted in where.items()))
+        names = list(where)
+        kept = data.filter(
+            lambda *row: all(_is(_value(v, features[c]), where[c]) for c, v in zip(names, row, strict=True)),
+            input_columns=names,
+        )
+        data = kept.cast_column("image", features["image"])  # datasets 4.0 forgets it
     return data
 
 

@@ -150,3 +150,11 @@ def test_every_reason_has_its_words() -> None:
     assert {reason for reason, _ in BAD.values()} <= set(REASONS)
     error = RefusedImageError("too_small", "8 x 8 px, wanted 32 x 32")
     assert str(error) == "smaller than the crop (8 x 8 px, wanted 32 x 32)"
+
+
+def test_docs_list_every_reason_as_it_is_told() -> None:
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [f"| `{reason}` | {meaning} |" for reason, meaning in REASONS.items()] == [
+        line for line in lines if line.startswith(tuple(f"| `{reason}` |" for reason in REASONS))
+    ]

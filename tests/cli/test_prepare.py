@@ -71,12 +71,12 @@ def test_options_reach_the_folder(source: Path, tmp_path: Path) -> None:
 
 
 def test_copies_are_dropped_when_asked(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (source / "basophil" / "copy.png").write_bytes((source / "basophil" / "1.png").read_bytes())
+    (source / "basophil" / "0copy.png").write_bytes((source / "basophil" / "1.png").read_bytes())
     (source / "metadata.csv").write_text(
-        "file_name,split\nbasophil/1.png,train\nbasophil/copy.png,test\nbasophil/2.png,test\n"
+        "file_name,split\nbasophil/1.png,train\nbasophil/0copy.png,test\nbasophil/2.png,test\n"
     )
     assert run(source, "--out", tmp_path / "out", "--crop", 48) == 2
-    assert "basophil/1.png (train) and basophil/copy.png (test): exact" in capsys.readouterr().err
+    assert "basophil/0copy.png (test) and basophil/1.png (train): exact" in capsys.readouterr().err
     assert run(source, "--out", tmp_path / "out", "--crop", 48, "--drop-duplicates") == 0
     assert sorted(p.name for p in (tmp_path / "out").glob("*/*.png")) == ["1.png", "2.png"]
 

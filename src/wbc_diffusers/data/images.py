@@ -58,12 +58,8 @@ def write_png(
         info.add_text(key, value)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        image.save(partial, format="PNG", pnginfo=info)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    image.save(partial, format="PNG", pnginfo=info)  # Pillow removes what it could not write whole
+    partial.replace(path)
 
 
 def image_grid(images: list[Image.Image] | NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:

@@ -246,6 +246,20 @@ def test_image_is_the_same_wherever_its_run_began(model, tmp_path):
     assert [a[name] for name in shared] == [b[name] for name in shared]
 
 
+def test_every_batch_is_full_however_many_images_are_asked_for(model, tmp_path, monkeypatch):
+    # Arithmetic may round otherwise in batches of another size.
+    sizes, plain = [], WBCDDIMPipeline.__call__
+
+    def watched(pipe, batch_size, height=None, **options):
+        sizes.extend([batch_size] if height is None else [])
+        return plain(pipe, batch_size, height=height, **options)
+
+    monkeypatch.setattr(WBCDDIMPipeline, "__call__", watched)
+    for number in (1, 3, 6):
+        make(model, tmp_path / "out", number)
+    assert sizes == [4, 4, 4, 4]
+
+
 @pytest.mark.parametrize("size", [0, 5, 200])
 def test_image_that_was_cut_off_is_made_anew(size, model, tmp_path):
     out = tmp_path / "out"

@@ -1,0 +1,104 @@
+"""Two real processes that talk by gloo, beside one with the same global batch."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.launchers import debug_launcher
+from datasets import Dataset, Image
+from safetensors.torch import load_file
+
+from wbc_diffusers.training.ddim import train_ddim
+
+OPTIONS = {
+    "max_train_steps": 6,
+    "train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "lr_scheduler": "cosine",
+    "random_flip": True,
+    "checkpoint_every": 3,
+    "keep_checkpoints": 9,
+    "log_every": 1,
+    "validation_images": 4,
+    "sample_images": 2,
+    "sample_steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def launch(processes: ForkServerContext) -> Callable[..., int]:
+    """Give a launcher: launch(count, recipe, data, output, resume=None) returns the exit code."""
+
+    def run(count: int, *arguments: Any) -> int:
+        # The launcher forks, which only a process without threads of torch may do.
+        target, given = (debug_launcher, (train_ddim, arguments, count)) if count > 1 else (train_ddim, arguments)
+        process = processes.Process(target=target, args=given)
+        process.start()
+        process.join(240)
+        return process.exitcode or 0
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(launch: Any, small: Any, cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Give the output of one process and that of two."""
+    folder = tmp_path_factory.mktemp("distributed")
+    for count in (1, 2):
+        assert launch(count, small(**OPTIONS), str(cells), folder / str(count)) == 0
+    return {count: folder / str(count) for count in (1, 2)}
+
+
+def assert_same(one: Path, two: Path) -> None:
+    """Compare the published average and the trained weights."""
+    for name in ("unet/diffusion_pytorch_model.safetensors", "checkpoints/checkpoint-6/model.safetensors"):
+        theirs = load_file(two / name)
+        for key, value in load_file(one / name).items():
+            torch.testing.assert_close(theirs[key], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(runs: dict[int, Path], log_of: Any) -> None:
+    assert_same(runs[1], runs[2])
+    assert json.loads((runs[2] / "checkpoints/checkpoint-6/progress.json").read_text())["processes"] == 2
+    for one, two in zip(log_of(runs[1]), log_of(runs[2]), strict=True):
+        assert {k: v for k, v in two.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in one.items() if k != "seconds"}, abs=1e-4
+        )
+    manifests = [json.loads((run / "training_manifest.json").read_text()) for run in runs.values()]
+    assert manifests[0]["image_pixel_sha256"] == manifests[1]["image_pixel_sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_checkpoint_goes_on_under_another_number_of_processes(
+    runs: dict[int, Path], launch: Any, small: Any, cells: Path, tmp_path: Path, first: int, then: int
+) -> None:
+    checkpoint = runs[first] / "checkpoints" / "checkpoint-3"
+    assert launch(then, small(**OPTIONS), str(cells), tmp_path / "run", str(checkpoint)) == 0
+    assert_same(runs[1], tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_stream_is_shared_out_and_all_images_seen_are_in_the_manifest(
+    launch: Any, small: Any, cells: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    images = sorted((cells / "train").glob("*.png"))
+    for shard in range(4):
+        rows = {"image": [str(p) for p in images[shard::4]]}
+        Dataset.from_dict(rows).cast_column("image", Image()).to_parquet(shards / f"train-{shard}.parquet")
+    recipe = small(streaming=True, shuffle_buffer=2, max_train_steps=2, train_batch_size=8, checkpoint_every=1)
+    output = tmp_path / "run"
+    assert launch(2, recipe, str(shards), output) == 0
+    seen = json.loads((output / "training_manifest.json").read_text())["image_pixel_sha256"]
+    assert len(seen) == 16  # two updates of eight images, none of them twice
+    assert launch(1, replace(recipe, max_train_steps=3), str(shards), output, "latest") == 0
+    later = json.loads((output / "training_manifest.json").read_text())["image_pixel_sha256"]
+    assert set(seen) <= set(later)

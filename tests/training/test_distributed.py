@@ -81,6 +81,8 @@ def test_a_checkpoint_goes_on_under_another_number_of_processes(
 ) -> None:
     checkpoint = runs[first] / "checkpoints" / "checkpoint-3"
     assert launch(then, small(**OPTIONS), str(cells), tmp_path / "run", str(checkpoint)) == 0
+    progress = json.loads((tmp_path / "run" / "checkpoints" / "checkpoint-6" / "progress.json").read_text())
+    assert progress["processes"] == then
     assert_same(runs[1], tmp_path / "run")
 
 

@@ -1,6 +1,7 @@
 """What a model says it was trained on."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 from PIL import Image
 
 from wbc_diffusers.training.manifest import build_manifest, read_manifest
-import itertools
 
 
 def hashes_of(folder: Path, every: int = 1) -> list[str]:

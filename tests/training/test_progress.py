@@ -16,7 +16,6 @@ from wbc_diffusers.training.progress import Progress, drop_rows_after, time_in_w
         (59.4, "59 s"),
         (59.6, "1 min 00 s"),
         (250, "4 min 10 s"),
-        (3599.7, "1 h 00 min"),
         (11100, "3 h 05 min"),
     ],
 )

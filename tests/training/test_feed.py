@@ -1,0 +1,150 @@
+"""Batches of a process: which images, in which order, from folders and streams."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, Image
+
+from wbc_diffusers.data.dataset import DrawSpec
+from wbc_diffusers.training.feed import Feed
+
+SPEC = DrawSpec(16, 1000)
+
+
+def take(feed: Feed, count: int, step: int = 0) -> list[dict[str, Any]]:
+    batches = feed.batches(step)
+    taken = [next(batches) for _ in range(count)]
+    batches.close()
+    return taken
+
+
+def images_in(batches: list[dict[str, Any]]) -> list[bytes]:
+    return [image.numpy().tobytes() for batch in batches for image in batch["image"]]
+
+
+def assert_equal(one: list[dict[str, Any]], two: list[dict[str, Any]]) -> None:
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in ("image", "noise", "timestep"))
+
+
+@pytest.fixture(scope="module")
+def shards(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the training cells as four Parquet files."""
+    folder, images = tmp_path_factory.mktemp("shards"), sorted((cells / "train").glob("*.png"))
+    for shard in range(4):
+        rows = Dataset.from_dict({"image": [str(p) for p in images[shard::4]]})
+        rows.cast_column("image", Image()).to_parquet(folder / f"train-{shard}.parquet")
+    return folder
+
+
+def test_every_image_comes_once_an_epoch_in_another_order_each_time(small: Any, cells: Path) -> None:
+    batches = take(Feed(small(), str(cells), SPEC, 0, 1), 12)
+    first, second = images_in(batches[:6]), images_in(batches[6:])
+    assert len(set(first)) == 24
+    assert set(first) == set(second)
+    assert first != second
+
+
+def test_noise_and_timesteps_are_new_in_each_epoch(small: Any, cells: Path) -> None:
+    batches = take(Feed(small(), str(cells), SPEC, 0, 1), 12)
+    assert len({noise.numpy().tobytes() for batch in batches for noise in batch["noise"]}) == 48
+
+
+def test_batches_from_an_update_on_are_those_that_come_anyway_whatever_the_workers(small: Any, cells: Path) -> None:
+    whole = take(Feed(small(), str(cells), SPEC, 0, 1), 10)
+    for workers in (0, 2):
+        assert_equal(take(Feed(small(num_workers=workers), str(cells), SPEC, 0, 1), 4, step=6), whole[6:])
+
+
+def test_processes_and_accumulated_batches_share_out_the_same_images(small: Any, cells: Path) -> None:
+    recipe = small(train_batch_size=8)
+    whole = images_in(take(Feed(recipe, str(cells), SPEC, 0, 1), 3))
+    parts = [
+        images_in(take(Feed(small(train_batch_size=8, gradient_accumulation_steps=2), str(cells), SPEC, rank, 2), 6))
+        for rank in range(2)
+    ]
+    for update in range(3):
+        shares = [part[update * 4 : update * 4 + 4] for part in parts]
+        assert shares[0] + shares[1] == whole[update * 8 : update * 8 + 8]
+
+
+def test_epochs_are_turned_into_updates(small: Any, cells: Path) -> None:
+    recipe = small(max_train_steps=None, num_train_epochs=2.5, train_batch_size=7)
+    assert Feed(recipe, str(cells), SPEC, 0, 1).total_steps() == 9  # 60 images in sevens
+
+
+def test_validation_images_have_the_same_noise_every_time(small: Any, cells: Path) -> None:
+    feed = Feed(small(validation_images=6), str(cells), DrawSpec(16, 1000, True, True), 0, 1)
+    once, again = list(feed.validation_batches()), list(feed.validation_batches())
+    assert sum(len(batch["image"]) for batch in once) == 6
+    assert_equal(once, again)
+
+
+@pytest.mark.parametrize(("processes", "accumulated"), [(3, 1), (1, 3), (2, 4)])
+def test_a_batch_that_does_not_divide_is_refused(small: Any, cells: Path, processes: int, accumulated: int) -> None:
+    parts = processes * accumulated
+    with pytest.raises(ValueError, match=rf"train_batch_size=4 does not divide by .*: take a multiple of {parts}\."):
+        Feed(small(gradient_accumulation_steps=accumulated), str(cells), SPEC, 0, processes)
+
+
+def test_a_stream_goes_on_where_it_was_but_for_what_its_buffer_held(small: Any, shards: Path) -> None:
+    recipe = small(streaming=True, shuffle_buffer=1)
+    whole = Feed(recipe, str(shards), SPEC, 0, 1)
+    expected = take(whole, 6)
+    first = Feed(recipe, str(shards), SPEC, 0, 1)
+    take(first, 3)
+    second = Feed(recipe, str(shards), SPEC, 0, 1)
+    second.go_on([first.state_dict()])
+    rest = take(second, 3)
+    assert_equal(rest[:2], expected[3:5])
+    assert set(first.hashes()) < set(second.hashes()) <= set(whole.hashes())
+
+
+def test_processes_of_a_stream_see_other_images_noise_and_timesteps(small: Any, shards: Path) -> None:
+    recipe = small(streaming=True, shuffle_buffer=2, train_batch_size=8)
+    one, two = (take(Feed(recipe, str(shards), SPEC, rank, 2), 3) for rank in range(2))
+    assert set(images_in(one)).isdisjoint(images_in(two))
+    assert not torch.equal(one[0]["noise"], two[0]["noise"])
+    assert not all(torch.equal(a["timestep"], b["timestep"]) for a, b in zip(one, two, strict=True))
+
+
+def test_another_number_of_processes_starts_a_stream_at_the_next_epoch_and_forgets_no_image(
+    small: Any, shards: Path
+) -> None:
+    recipe = small(streaming=True, shuffle_buffer=1)
+    parts = [Feed(recipe, str(shards), SPEC, rank, 2) for rank in range(2)]
+    for part in parts:
+        take(part, 2)
+    later = Feed(recipe, str(shards), SPEC, 0, 1)
+    later.go_on([part.state_dict() for part in parts])
+    assert later.hashes() == sorted({*parts[0].hashes(), *parts[1].hashes()})
+    take(later, 1)
+    assert later.state_dict()["stream"]["epoch"] == 1
+
+
+def test_a_stream_needs_a_length_and_has_no_classes(small: Any, shards: Path) -> None:
+    with pytest.raises(ValueError, match="no known length: give the recipe's max_train_steps"):
+        Feed(small(streaming=True, max_train_steps=None), str(shards), SPEC, 0, 1).total_steps()
+    with pytest.raises(ValueError, match="cannot give classes yet"):
+        Feed(small(streaming=True, class_column="abnormality"), str(shards), SPEC, 0, 1)
+
+
+@pytest.mark.slow
+def test_a_script_that_fails_while_workers_run_ends(cells: Path, tmp_path: Path) -> None:
+    # Workers outlive SIGTERM, which is what Python sends them at the end of a process, and then waits.
+    script = f"""
+from wbc_diffusers.data.dataset import DrawSpec
+from wbc_diffusers.training.feed import Feed
+from wbc_diffusers.training.recipe import DDIMRecipe
+
+feed = Feed(DDIMRecipe(train_batch_size=4, num_workers=2), {str(cells)!r}, DrawSpec(16, 1000), 0, 1)
+batches = feed.batches(0)
+next(batches)
+raise SystemExit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr

@@ -432,13 +432,12 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_run_goes_on_to_the_same_images(how, model, tmp_path):
-    out, number = tmp_path / "out", 400
+def test_killed_run_goes_on_to_the_same_images(model, tmp_path):
+    out, number = tmp_path / "out", 200
     process = subprocess.Popen([sys.executable, "-m", "wbc_diffusers", *command(model, out, number)])
     wait_for(lambda: len(list(out.glob("*.png"))) > 5, process)
-    process.send_signal(how)
-    assert process.wait() == -how
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     made = len(list(out.glob("*.png")))
     assert 5 < made < number
     for path in out.glob("*.png"):

@@ -13,6 +13,7 @@ from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.files import append_line, write_whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scenario", "least"), [("checkpoint", 100), ("superseded", 20), ("pipeline", 40), ("row", 5)])
 def test_a_kill_at_any_line_leaves_only_whole_things(tmp_path: Path, scenario: str, least: int) -> None:
     script = Path(__file__).with_name("kill_at_every_line.py")

@@ -91,6 +91,7 @@ def test_a_batch_that_does_not_divide_is_refused(small: Any, cells: Path, proces
         Feed(small(gradient_accumulation_steps=accumulated), str(cells), SPEC, 0, processes)
 
 
+@pytest.mark.slow  # datasets waits 5 s where a stream is closed
 def test_a_stream_goes_on_where_it_was_but_for_what_its_buffer_held(small: Any, shards: Path) -> None:
     recipe = small(streaming=True, shuffle_buffer=1)
     whole = Feed(recipe, str(shards), SPEC, 0, 1)
@@ -104,6 +105,7 @@ def test_a_stream_goes_on_where_it_was_but_for_what_its_buffer_held(small: Any, 
     assert set(first.hashes()) < set(second.hashes()) <= set(whole.hashes())
 
 
+@pytest.mark.slow  # datasets waits 5 s where a stream is closed
 def test_processes_of_a_stream_see_other_images_noise_and_timesteps(small: Any, shards: Path) -> None:
     recipe = small(streaming=True, shuffle_buffer=2, train_batch_size=8)
     one, two = (take(Feed(recipe, str(shards), SPEC, rank, 2), 3) for rank in range(2))
@@ -112,6 +114,7 @@ def test_processes_of_a_stream_see_other_images_noise_and_timesteps(small: Any, 
     assert not all(torch.equal(a["timestep"], b["timestep"]) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.slow  # datasets waits 5 s where a stream is closed
 def test_another_number_of_processes_starts_a_stream_at_the_next_epoch_and_forgets_no_image(
     small: Any, shards: Path
 ) -> None:

@@ -152,7 +152,7 @@ class Trainer:
             if recipe.compile:
                 model = torch.compile(model)
             self.models[name], self.optimizers[name] = self.accelerator.prepare(model, optimizer)
-        # accelerate would save a compiled model with the prefix of its wrapper, which a run without compile doesn't know.
+        # accelerate would save a compiled model with its wrapper's prefix, which a run without compile doesn't know.
         self.accelerator.register_save_state_pre_hook(self._save_bare)
         self.accelerator.register_load_state_pre_hook(self._load_bare)
         # The schedules are stepped once an update, whatever the number of processes, so they are not prepared.

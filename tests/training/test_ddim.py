@@ -164,10 +164,14 @@ def test_fine_tuning_starts_from_the_published_weights_with_the_new_schedule(
     assert float(alphas[-1].sqrt()) == pytest.approx(0.008, rel=1e-4)
 
 
-def test_fine_tuning_refuses_another_prediction_or_network(trainer: Any, small: Any, tmp_path: Path) -> None:
+def test_fine_tuning_refuses_another_prediction_or_network_and_unknown_options(
+    trainer: Any, small: Any, tmp_path: Path
+) -> None:
     trainer(small(max_train_steps=1), tmp_path / "base").run()
     base = str(tmp_path / "base")
     with pytest.raises(ValueError, match="predicts epsilon, the recipe wants sample: a model keeps what it predicts"):
         DDIMTask(small(scheduler={"prediction_type": "sample"}, model={}, pretrained=base))
     with pytest.raises(ValueError, match=r"differs from .* in block_out_channels: take it out of the recipe"):
         DDIMTask(small(model={"block_out_channels": [8, 16]}, pretrained=base))
+    with pytest.raises(ValueError, match="scheduler doesn't fit SigmoidDDIMScheduler: it has no min_signal_rat"):
+        DDIMTask(small(scheduler={"min_signal_rat": 0.008}, model={}, pretrained=base))

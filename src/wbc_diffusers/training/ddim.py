@@ -15,7 +15,7 @@ from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import write_manifest
-from wbc_diffusers.training.recipe import DDIMRecipe
+from wbc_diffusers.training.recipe import DDIMRecipe, plain
 from wbc_diffusers.training.task import Task
 
 VALIDATION_LEVELS = 8
@@ -59,7 +59,7 @@ class DDIMTask(Task):
         if room is not None and len(names) > room:
             raise ValueError(
                 f"class_column {self.recipe.class_column} holds {len(names)} classes ({', '.join(names)}), but the "
-                f"model has num_class_embeds={room}."
+                f"model has num_class_embeds={room}: give the model room for all, or choose images by `where`."
             )
 
     def loss(self, phase: str, models: dict[str, nn.Module], batch: Batch) -> Tensor:
@@ -150,27 +150,28 @@ def _build(component: type, options: dict[str, Any], field: str) -> Any:
 def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, dict[str, Any] | None]:
     """The network and schedule of a pipeline, the schedule changed as the recipe says, and its manifest."""
     pipe = WBCDDIMPipeline.from_pretrained(pretrained)
-    scheduler = SigmoidDDIMScheduler.from_config(pipe.scheduler.config, **recipe.scheduler)
+    scheduler, unused = SigmoidDDIMScheduler.from_config(
+        pipe.scheduler.config, return_unused_kwargs=True, **recipe.scheduler
+    )
+    if unknown := sorted(recipe.scheduler.keys() & unused.keys()):
+        raise ValueError(f"The recipe's scheduler doesn't fit SigmoidDDIMScheduler: it has no {', '.join(unknown)}.")
     if scheduler.config.prediction_type != pipe.scheduler.config.prediction_type:
         raise ValueError(
             f"{pretrained} predicts {pipe.scheduler.config.prediction_type}, the recipe wants "
             f"{scheduler.config.prediction_type}: a model keeps what it predicts; take it out of the recipe."
         )
-    changed = {k: v for k, v in recipe.model.items() if _plain(pipe.unet.config.get(k)) != _plain(v) and k != "dropout"}
+    own = pipe.unet.config
+    changed = sorted(k for k, v in recipe.model.items() if k != "dropout" and plain(own.get(k)) != plain(v))
     if changed:
         raise ValueError(
-            f"The recipe's model differs from {pretrained} in {', '.join(sorted(changed))}: take it out of the "
+            f"The recipe's model differs from {pretrained} in {', '.join(changed)}: take it out of the "
             "recipe, or train anew without --pretrained."
         )
     # The network's own schedule serves integer timesteps only, and must be the one that it is published with.
-    options = {**dict(pipe.unet.config), **recipe.model, "trained_betas": scheduler.config.trained_betas}
+    options = {**own, **recipe.model, "trained_betas": scheduler.config.trained_betas}
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
     return unet, scheduler, pipe.training_manifest
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:

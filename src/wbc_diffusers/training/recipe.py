@@ -100,7 +100,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as it goes into YAML and into the manifest."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +143,13 @@ def override_parser(recipe_class: type[Recipe]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(recipe_class)
     for f in dataclasses.fields(recipe_class):
-        option = "--" + f.name.replace("_", "-")
         read = _text_value if str in _alternatives(hints[f.name]) else _yaml_value
-        parser.add_argument(option, dest=f.name, type=read, metavar=_wanted(hints[f.name]).upper())
+        parser.add_argument(_option(f.name), dest=f.name, type=read)
     return parser
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
@@ -167,7 +170,7 @@ def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str], others
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     if unknown:
-        options = [*others, *(o for action in parser._actions for o in action.option_strings)]
+        options = [*others, *(_option(f.name) for f in dataclasses.fields(recipe_class))]
         near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
         hint = f" Did you mean {near[0]}?" if near else " The options are the recipe's fields with dashes."
         raise ValueError(f"Unknown option {unknown[0]!r}.{hint}")
@@ -185,11 +188,11 @@ def _text_value(text: str) -> str | None:
     return None if text in ("null", "~", "") else text
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples as lists, all the way down, as JSON and YAML give them back."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {key: plain(v) for key, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _coerce(value: Any, hint: Any) -> Any:
@@ -201,7 +204,7 @@ def _coerce(value: Any, hint: Any) -> Any:
             value = float(value)
         except ValueError:
             return value
-    if isinstance(value, bool) and value is False and any("no" in get_args(a) for a in alternatives):
+    if value is False and any("no" in get_args(a) for a in alternatives):
         return "no"  # YAML 1.1 reads a bare no as false.
     if isinstance(value, int) and not isinstance(value, bool) and float in alternatives and int not in alternatives:
         return float(value)

@@ -1,13 +1,12 @@
 """Checkpoints that appear whole or not at all, the newest N of them kept."""
 
-import hashlib
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from wbc_diffusers.training.files import flush, flush_tree
+from wbc_diffusers.training.files import file_sha256, flush, flush_tree
 
 CHECKSUMS_NAME = "checksums.json"
 
@@ -65,7 +64,7 @@ class Checkpoints:
             return
         try:
             known = json.loads((checkpoint / CHECKSUMS_NAME).read_text(encoding="utf-8"))
-            damaged = [name for name, value in known.items() if _checksum(checkpoint / name) != value]
+            damaged = [name for name, value in known.items() if file_sha256(checkpoint / name) != value]
         except (OSError, ValueError, AttributeError) as error:
             raise self.unreadable(checkpoint, error) from error
         if damaged:
@@ -113,7 +112,7 @@ class Checkpoints:
 
         def publish() -> None:
             files = sorted(p for p in partial.rglob("*") if p.is_file())
-            sums = {p.relative_to(partial).as_posix(): _checksum(p) for p in files}
+            sums = {p.relative_to(partial).as_posix(): file_sha256(p) for p in files}
             (partial / CHECKSUMS_NAME).write_text(json.dumps(sums, indent=1), encoding="utf-8")
             flush_tree(partial)
             partial.rename(final)
@@ -148,8 +147,3 @@ def step_of(checkpoint: Path) -> int:
     """The number of updates in a checkpoint's name; 0 if the name holds none."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else 0
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

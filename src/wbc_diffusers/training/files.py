@@ -1,9 +1,16 @@
-"""Files and folders that are whole under their names, whenever the process is killed or the disk is full."""
+"""Files and folders that are whole under their names, whenever the process is killed or the disk is full; checksums."""
 
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

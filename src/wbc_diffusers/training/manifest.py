@@ -1,6 +1,5 @@
 """training_manifest.json: what a model was trained with, and the hash of every image that it was trained on."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wbc_diffusers import __version__
+from wbc_diffusers.training.files import file_sha256
 
 MANIFEST_NAME = "training_manifest.json"
 SCHEMA_VERSION = 1
@@ -67,11 +67,6 @@ def build_manifest(
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest into a pipeline folder, with the SHA-256 of each weight file that lies there."""
-    weights = {p.relative_to(folder).as_posix(): _file_hash(p) for p in sorted(folder.rglob("*.safetensors"))}
+    weights = {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(folder.rglob("*.safetensors"))}
     text = json.dumps({**manifest, "weights_sha256": weights}, indent=1)
     (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,6 +33,11 @@ class Feed:
         rank: Number of this process.
         world: Number of processes.
         class_names: The classes of a model that is trained further; None takes those of the data.
+
+    Raises:
+        FileNotFoundError: If there is no such source.
+        ValueError: If the recipe's batch size doesn't divide, the source has no training images, or a stream is to give
+            classes.
     """
 
     def __init__(
@@ -61,18 +66,21 @@ class Feed:
         else:
             self.stream, self.train = None, CellImages(data, spec, recipe.seed, recipe.class_column, class_names)
             self.class_names = self.train.class_names
+            self.train_hashes = self.train.hashes()
             # The order counts: it is by index that a resumed run finds its images again.
-            self.fingerprint = hashlib.sha256(json.dumps(self.hashes(in_order=True)).encode()).hexdigest()
-        self.validation: CellImages | None = None
+            self.fingerprint = hashlib.sha256(json.dumps(self.train_hashes).encode()).hexdigest()
+        self.validation = self._load_validation(source)
+
+    def _load_validation(self, source: str) -> CellImages | None:
+        """The images held out, drawn without turns and flips; None, with a warning, where there are none."""
         try:
-            held_out = load_cells(source, "validation", where=recipe.where)
+            held_out = load_cells(source, "validation", where=self.recipe.where)
         except MissingSplitError as error:
-            held_out = None
-            if rank == 0 and recipe.validation_images:
+            if self.rank == 0 and self.recipe.validation_images:
                 logger.warning("There will be no validation loss. %s", error)
-        if held_out is not None:
-            plain = DrawSpec(spec.resolution, spec.num_timesteps)
-            self.validation = CellImages(held_out, plain, 0, recipe.class_column, self.class_names or None)
+            return None
+        plain = DrawSpec(self.spec.resolution, self.spec.num_timesteps)
+        return CellImages(held_out, plain, 0, self.recipe.class_column, self.class_names or None)
 
     @property
     def has_validation(self) -> bool:
@@ -141,13 +149,9 @@ class Feed:
         keys = [(0, i) for i in range(count)]
         yield from DataLoader(self.validation, batch_sampler=[keys[i : i + size] for i in range(0, count, size)])
 
-    def hashes(self, *, in_order: bool = False) -> list[str]:
-        """Pixel hashes of the images that the training draws from; of a stream, of those seen so far."""
-        if self.train is None:
-            return sorted(self.streamed_hashes)
-        if not hasattr(self, "_hashes"):
-            self._hashes = self.train.hashes()
-        return self._hashes if in_order else sorted(self._hashes)
+    def hashes(self) -> list[str]:
+        """Pixel hashes of the images that the training draws from, sorted; of a stream, of those seen so far."""
+        return sorted(self.streamed_hashes if self.train is None else self.train_hashes)
 
     def state_dict(self) -> dict[str, Any]:
         """Where a streamed feed is; a map-style one is found by the number of updates alone."""

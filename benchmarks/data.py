@@ -19,7 +19,6 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
 from wbc_diffusers.data.background import estimate_background
-from wbc_diffusers.data.crops import Geometry, cut
 from wbc_diffusers.data.dataset import CellImages, DrawSpec, SeededBatches
 from wbc_diffusers.data.duplicates import (
     HASH_DISTANCE,
@@ -29,6 +28,7 @@ from wbc_diffusers.data.duplicates import (
     oriented_hashes,
     thumbnail,
 )
+from wbc_diffusers.data.images import centre_square
 from wbc_diffusers.data.loading import load_cells
 from wbc_diffusers.data.prepare import prepare
 
@@ -63,7 +63,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def described(images: list[Image.Image]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    small = [thumbnail(cut(image, Geometry(192, 192))) for image in images]
+    small = [thumbnail(centre_square(image, 192, 192)) for image in images]
     return np.stack([oriented_hashes(grey) for grey in small]), np.stack(small)
 
 
@@ -97,7 +97,7 @@ def shrinking(photos: list[Image.Image]) -> None:
     small = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)) * 64
     power: dict[str, list[float]] = {"lanczos": [], "area": [], "original": []}
     for photo in photos[::20]:
-        square = cut(photo, Geometry(192, 192)).convert("L")
+        square = centre_square(photo, 192, 192).convert("L")
         for name, kind in (("lanczos", Image.Resampling.LANCZOS), ("area", Image.Resampling.BOX)):
             spectrum = np.abs(np.fft.fft2(np.asarray(square.resize((64, 64), kind), np.float64)) / 64**2) ** 2
             power[name].append(spectrum[(small >= 16) & (small < 32)].sum())

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from wbc_diffusers.data.images import centre_square
 from wbc_diffusers.data.phantom import PHANTOM_VERSION, render_cell
 from wbc_diffusers.evaluation.lobes import count_lobes
 
@@ -75,9 +76,7 @@ def pbc_crops(pbc: Path, size: int, every: int) -> dict[str, list[NDArray[np.uin
     crops: dict[str, list[NDArray[np.uint8]]] = {}
     for row in rows:
         with Image.open(pbc / row["file_name"]) as image:
-            left, top = (image.width - 192) // 2, (image.height - 192) // 2
-            crop = image.convert("RGB").crop((left, top, left + 192, top + 192))
-        pixels = np.asarray(crop.resize((size, size), Image.Resampling.LANCZOS))
+            pixels = np.asarray(centre_square(image.convert("RGB"), 192, size))
         crops.setdefault(row["nucleus_shape"], []).append(pixels)
     return crops
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from wbc_diffusers.data.check import RefusedImageError
-from wbc_diffusers.data.images import to_sample
+from wbc_diffusers.data.images import centre_square, pixel_sha256, to_sample
 from wbc_diffusers.data.loading import column_values
 
 Batch = dict[str, Tensor]
@@ -40,30 +40,18 @@ def seed_of(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
-def pixel_hash(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of RGB pixels (H, W, 3), row by row: the `pixel_sha256` of a prepared folder."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-
-
 def _checked_hash(image: Image.Image) -> str:
     """The pixel hash of an image that no preparation has seen; refuses what is marked as made by a trained model."""
     for value in image.info.values():
         text = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
         if b"trainedalgorithmicmedia" in text.lower():
             raise RefusedImageError("generated", "marked so in its file")
-    return pixel_hash(np.asarray(image.convert("RGB")))
+    return pixel_sha256(image.convert("RGB"))
 
 
 def square_pixels(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
     """The centre square of an image as RGB pixels (resolution, resolution, 3)."""
-    image = image.convert("RGB")
-    side = min(image.size)
-    if image.size != (side, side):
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if side != resolution:
-        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return np.asarray(centre_square(image.convert("RGB"), min(image.size), resolution))
 
 
 def draw(pixels: NDArray[np.uint8], spec: DrawSpec, *key: int) -> Batch:

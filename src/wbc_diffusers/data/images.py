@@ -1,5 +1,6 @@
 """Images at the border: uint8 H x W x 3 in files, float32 3 x H x W in [-1, 1] inside; conversions are here, once."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -31,6 +32,23 @@ def to_pixels(sample: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Turn a sample (..., 3, H, W) in [-1, 1] into uint8 pixels (..., H, W, 3), rounded and clipped."""
     pixels = np.rint(np.clip((sample.astype(np.float32) + 1.0) * 127.5, 0, 255))
     return np.moveaxis(pixels, -3, -1).astype(np.uint8)
+
+
+def centre_square(image: Image.Image, side: int, size: int) -> Image.Image:
+    """Cut a square of `side` pixels out of the centre and bring it to `size` pixels.
+
+    Lanczos weighs every source pixel under its kernel, so nothing is skipped. From 192 to 64 px it keeps 94 % of the
+    power in the upper half of what 64 px can show, where granules are; averaging over areas keeps 75 % (docs/data.md).
+    """
+    if image.size != (side, side):
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return image if size == side else image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def pixel_sha256(image: Image.Image) -> str:
+    """The SHA-256 of an RGB image's bytes, row by row, three bytes a pixel: what a manifest knows an image by."""
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def write_png(

@@ -58,7 +58,7 @@ def write_png(
     creator: str = "wbc-diffusers",
     text: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a PNG that appears whole or not at all.
+    """Write a PNG with its origin; callers write into folders that appear, or are moved, once they are whole.
 
     Args:
         path: The file to write; its folder must exist.
@@ -75,9 +75,7 @@ def write_png(
     for key, value in (text or {}).items():
         info.add_text(key, value)
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, format="PNG", pnginfo=info)  # Pillow removes what it could not write whole
-    partial.replace(path)
+    image.save(path, format="PNG", pnginfo=info)  # Pillow removes what it could not write whole
 
 
 def image_grid(images: list[Image.Image] | NDArray[np.uint8], columns: int, gap: int = 2) -> Image.Image:

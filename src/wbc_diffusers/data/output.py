@@ -9,15 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_output(out: Path, source: str | Path) -> Path:
-    """Give the absolute path of an output folder that is absent or empty and lies outside the source."""
+def check_output(out: Path, source: str | Path | None = None) -> Path:
+    """Give the absolute path of an output folder that is absent or empty, and outside the source if one is given.
+
+    Raises:
+        FileExistsError: If it is a file or holds anything.
+        ValueError: If it lies in the source.
+    """
     out = out.expanduser().absolute()
     if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"output folder {out} is not empty: wanted a new folder; give another one or remove it")
+        raise FileExistsError(
+            f"output folder {out} already holds something; name a new or empty folder, or move that one away first"
+        )
     if out.exists() and not out.is_dir():
-        raise FileExistsError(f"output {out} is a file: wanted a new folder")
-    place = Path(source)
-    if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+        raise FileExistsError(f"output {out} is a file; name a new or empty folder")
+    place = None if source is None else Path(source)
+    if place is not None and place.is_dir() and out.resolve().is_relative_to(place.resolve()):
         raise ValueError(f"output folder {out} lies in the source {place}, which must not change; give one outside it")
     return out
 

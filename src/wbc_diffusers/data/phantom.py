@@ -4,8 +4,6 @@ An image is a function of its size, seed, abnormality and grade alone. `docs/pha
 """
 
 import csv
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 
 from wbc_diffusers.data import phantom_paint as paint
 from wbc_diffusers.data.images import write_png
+from wbc_diffusers.data.output import check_output, whole_folder
 from wbc_diffusers.data.phantom_nucleus import draw_filaments, lay_out_nucleus, nucleus_distance
 
 PHANTOM_VERSION = "1"
@@ -311,7 +310,7 @@ def render_folder(
 ) -> list[dict[str, str]]:
     """Render `num` cells of the seeds from `seed` on into a new folder of PNGs with a metadata.csv.
 
-    The folder appears whole or not at all: it is written beside its place and renamed.
+    The folder appears whole or not at all.
 
     Args:
         out: The folder to make; it may exist if it is empty.
@@ -331,22 +330,12 @@ def render_folder(
     _check(size, seed, abnormality, grade)
     if num < 1:
         raise ValueError(f"num is {num}, but at least 1 cell has to be rendered")
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} already holds something; name a new or empty folder, or move that one away first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        rows = [_write_cell(partial, render_cell(size, seed + i, abnormality, grade), size) for i in range(num)]
-        with (partial / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+    with whole_folder(check_output(Path(out))) as folder:
+        rows = [_write_cell(folder, render_cell(size, seed + i, abnormality, grade), size) for i in range(num)]
+        with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        partial.chmod(0o755)
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return rows
 
 

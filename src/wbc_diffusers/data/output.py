@@ -68,7 +68,8 @@ def _remove_leftovers(out: Path, host: str) -> None:
     """Remove what killed runs on this machine left behind."""
     for leftover in out.parent.glob(f".{out.name}.partial-{host}-*"):
         number = leftover.name.rpartition("-")[2]
-        if number.isdigit() and not _alive(int(number)):
+        # A number is used again after a kill, in containers often at once: one's own is that of a process that is gone.
+        if number.isdigit() and (int(number) == os.getpid() or not _alive(int(number))):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

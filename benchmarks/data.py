@@ -23,8 +23,8 @@ from wbc_diffusers.data.dataset import CellImages, DrawSpec, SeededBatches
 from wbc_diffusers.data.duplicates import (
     HASH_DISTANCE,
     MEAN_DIFFERENCE,
-    _compare,
     candidates,
+    compare,
     oriented_hashes,
     thumbnail,
 )
@@ -73,7 +73,7 @@ def copies(photos: list[Image.Image]) -> None:
     print("| hashes differ by at most, bits | pairs | least difference of a pair, levels |\n|---|---|---|")
     for bits in (8, 10, HASH_DISTANCE, 14, 16, 18):
         pairs = candidates(hashes, bits)
-        differences, _ = _compare(pairs, hashes, thumbnails, bits)
+        differences, _ = compare(pairs, hashes, thumbnails, bits)
         print(f"| {bits} | {len(pairs)} | {differences.min() if len(pairs) else float('nan'):.1f} |")
     some = photos[::5]
     hashes, thumbnails = described(some)
@@ -84,8 +84,8 @@ def copies(photos: list[Image.Image]) -> None:
         both, stack = np.concatenate([hashes, changed]), np.concatenate([thumbnails, small])
         pairs = np.stack([np.arange(len(some)), np.arange(len(some)) + len(some)], axis=1)
         bits = np.bitwise_count(hashes[:, :1] ^ changed).min(axis=1)
-        levels, _ = _compare(pairs, both, stack, 64)
-        near, _ = _compare(pairs, both, stack, HASH_DISTANCE)
+        levels, _ = compare(pairs, both, stack, 64)
+        near, _ = compare(pairs, both, stack, HASH_DISTANCE)
         found = 100 * (near <= MEAN_DIFFERENCE).mean()
         figures = [*np.percentile(bits, (50, 99)), *np.percentile(levels, (50, 99)), found]
         print(f"| {name} | {figures[0]:.0f} | {figures[1]:.0f} | " + " | ".join(f"{f:.1f}" for f in figures[2:]) + " |")

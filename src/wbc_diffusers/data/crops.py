@@ -14,6 +14,7 @@ from wbc_diffusers.data.background import Colour, estimate_background, scale_to_
 from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image, check_origin
 from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
 from wbc_diffusers.data.images import centre_square, pixel_sha256, write_png
+from wbc_diffusers.data.labels import Label
 from wbc_diffusers.data.sources import Item, read_bytes
 
 
@@ -58,6 +59,17 @@ class Job:
     facts: Facts | None = None
     target: Colour | None = None
     path: str = ""
+
+
+@dataclass
+class Cell:
+    """One image on its way: its place in the source, what was measured, and what was decided."""
+
+    item: Item
+    facts: Facts
+    label: Label
+    group: str = ""
+    split: str = "train"
 
 
 def measure(job: Job, tables: Mapping[str, Any], image_column: str) -> Facts:

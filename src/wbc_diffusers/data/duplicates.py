@@ -82,7 +82,7 @@ def find_duplicates(
     pairs = {}
     for start in range(0, len(found), _BATCH):
         part = found[start : start + _BATCH]
-        differences, distances = _compare(part, hashes, thumbnails, hash_distance)
+        differences, distances = compare(part, hashes, thumbnails, hash_distance)
         for place in np.nonzero(differences <= mean_difference)[0]:
             i, j = (int(index) for index in part[place])
             pairs[i, j] = Pair(i, j, "near", int(distances[place]), round(float(differences[place]), 2))
@@ -110,26 +110,7 @@ def candidates(hashes: NDArray[np.uint64], hash_distance: int) -> NDArray[np.int
     return np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
 
-def clusters(pairs: Sequence[Pair], count: int) -> list[list[int]]:
-    """Join pairs into sets of copies of each other: lists of positions, each ascending, of two members or more."""
-    parent = list(range(count))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    for pair in pairs:
-        first, second = sorted((root(pair.first), root(pair.second)))
-        parent[second] = first
-    sets: dict[int, list[int]] = {}
-    for place in sorted({place for pair in pairs for place in (pair.first, pair.second)}):
-        sets.setdefault(root(place), []).append(place)
-    return list(sets.values())
-
-
-def _compare(
+def compare(
     pairs: NDArray[np.int64], hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8], hash_distance: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Compare pairs (M, 2) in the flips and turns of the second whose hash is near the first one's.
@@ -149,6 +130,25 @@ def _compare(
         least[near[better]] = difference[better]
         bits[near[better]] = distances[near[better]]
     return least, bits
+
+
+def clusters(pairs: Sequence[Pair], count: int) -> list[list[int]]:
+    """Join pairs into sets of copies of each other: lists of positions, each ascending, of two members or more."""
+    parent = list(range(count))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for pair in pairs:
+        first, second = sorted((root(pair.first), root(pair.second)))
+        parent[second] = first
+    sets: dict[int, list[int]] = {}
+    for place in sorted({place for pair in pairs for place in (pair.first, pair.second)}):
+        sets.setdefault(root(place), []).append(place)
+    return list(sets.values())
 
 
 def _oriented(stack: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:

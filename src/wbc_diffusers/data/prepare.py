@@ -7,7 +7,6 @@ all that can refuse the whole, so nothing is written for a set that leaks.
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.background import Colour
-from wbc_diffusers.data.crops import Facts, Geometry, Job, measure, write_crop
+from wbc_diffusers.data.crops import Cell, Geometry, Job, measure, write_crop
 from wbc_diffusers.data.duplicates import Pair, clusters, find_duplicates
 from wbc_diffusers.data.labels import (
     ASSUMED_GRADE,
@@ -45,17 +44,6 @@ GROUP_COLUMNS = (
 """Columns taken as the group where none is named, the first that is there; a patient can have several slides."""
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Cell:
-    """One image on its way: its place in the source, what was measured, and what was decided."""
-
-    item: Item
-    facts: Facts
-    label: Label
-    group: str = ""
-    split: str = "train"
 
 
 def prepare(
@@ -106,7 +94,8 @@ def prepare(
             is left.
     """
     geometry = Geometry(crop, crop if size is None else size)
-    fractions, target, rules, wheres = check_fractions(split), _target(normalise_background), *_conditions(maps, where)
+    fractions, target = check_fractions(split), _target(normalise_background)
+    rules, wheres = [parse_rule(text) for text in maps], [parse_where(text) for text in where]
     if workers < 1:
         raise ValueError(f"workers {workers}: wanted 1 or more")
     out = check_output(Path(out), source)
@@ -145,10 +134,6 @@ def _target(normalise: bool | Sequence[float]) -> Colour | None:
     if len(values) != 3 or not all(1 <= value <= 255 for value in values):
         raise ValueError(f"background {list(normalise)}: wanted red, green and blue in 1..255, such as 240,235,230")
     return values[0], values[1], values[2]
-
-
-def _conditions(maps: Sequence[str], where: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    return [parse_rule(text) for text in maps], [parse_where(text) for text in where]
 
 
 def _measure_all(
@@ -246,19 +231,16 @@ def _without_duplicates(cells: list[Cell], drop: bool, report: Report) -> list[C
     return [cell for place, cell in enumerate(cells) if place not in gone]
 
 
-def _refusal(pairs: list[Pair], cells: list[Cell], most: int = 10) -> str:
-    lines = [
-        f"  {cells[p.first].item.name} ({cells[p.first].split}) and {cells[p.second].item.name} "
-        f"({cells[p.second].split}): {p.kind}, mean difference {p.mean_difference} of 255"
+def _refusal(pairs: list[Pair], cells: list[Cell], most: int = 5) -> str:
+    some = "; ".join(
+        f"{cells[p.first].item.name} ({cells[p.first].split}) and {cells[p.second].item.name} "
+        f"({cells[p.second].split}), {p.kind}, mean difference {p.mean_difference} of 255"
         for p in pairs[:most]
-    ]
-    more = f"\n  and {len(pairs) - most} more" if len(pairs) > most else ""
+    )
     return (
-        f"{len(pairs)} pairs of copies lie on two sides of the split; scores on such images mean nothing:\n"
-        + "\n".join(lines)
-        + more
-        + "\nKeep one of each set of copies with --drop-duplicates (the training one first), or put them on one side "
-        "with --group-column or a split column."
+        f"{len(pairs)} pairs of copies lie on two sides of the split, so scores on them mean nothing: {some}"
+        f"{f'; and {len(pairs) - most} more' if len(pairs) > most else ''}. Keep one of each set of copies with "
+        "--drop-duplicates (the training one first), or put them on one side with --group-column or a split column"
     )
 
 

@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wbc_diffusers.data.check import REASONS
+from wbc_diffusers.data.crops import Cell
 from wbc_diffusers.data.duplicates import Pair
 from wbc_diffusers.data.split import SPLITS
-
-if TYPE_CHECKING:
-    from wbc_diffusers.data.prepare import Cell
 
 SCHEMA_VERSION = 1
 
@@ -51,7 +49,7 @@ class Report:
             return "No file was left out."
         return "Left out: " + "; ".join(f"{n} {reason} ({REASONS[reason]})" for reason, n in self.reasons.items()) + "."
 
-    def add_pairs(self, pairs: Sequence[Pair], cells: "Sequence[Cell]") -> None:
+    def add_pairs(self, pairs: Sequence[Pair], cells: Sequence[Cell]) -> None:
         """List pairs of copies by name and split."""
         self.duplicates = [
             {
@@ -64,7 +62,7 @@ class Report:
             for pair in pairs
         ]
 
-    def count(self, cells: "Sequence[Cell]") -> None:
+    def count(self, cells: Sequence[Cell]) -> None:
         """Count the kept images by split and label."""
         splits = Counter(cell.split for cell in cells)
         self.kept = {split: splits[split] for split in SPLITS}

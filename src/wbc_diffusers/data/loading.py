@@ -12,7 +12,7 @@ from PIL import Image
 
 from wbc_diffusers.data.check import RefusedImageError, check_image, check_origin, read_file, says_synthetic
 from wbc_diffusers.data.labels import label_of
-from wbc_diffusers.data.sources import Item, image_column, metadata_files, read_source, telling_unreachable
+from wbc_diffusers.data.sources import Item, holds_tables, image_column, read_source, telling_unreachable
 from wbc_diffusers.data.split import split_name
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
         ValueError: If a column of `where` is missing, or rows are marked as made by a trained model.
     """
     folder = Path(source)
-    in_files = folder.is_dir() and (bool(metadata_files(folder)) or not any(folder.rglob("*.parquet")))
+    in_files = folder.is_dir() and not holds_tables(folder)
     data = _read_images(folder, split) if in_files else _read_table(source, split, streaming)
     features = data.features
     for column in where or ():

@@ -60,9 +60,7 @@ def read_source(source: str | Path) -> Source:
     """
     path = Path(source)
     if path.is_dir():
-        if any(path.rglob("*.parquet")) and not metadata_files(path):
-            return _from_datasets(path)
-        return _from_folder(path)
+        return _from_datasets(path) if holds_tables(path) else _from_folder(path)
     if path.is_file():
         if path.suffix == ".parquet":
             return _from_datasets(path)
@@ -97,6 +95,11 @@ def metadata_files(top: Path) -> list[Path]:
     folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir())]
     found = [next((f / name for name in METADATA_FILES if (f / name).is_file()), None) for f in folders]
     return [found[0]] if found[0] else [path for path in found if path]
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one of Parquet files: it holds some, and no metadata of image files."""
+    return not metadata_files(folder) and any(folder.rglob("*.parquet"))
 
 
 def _from_folder(top: Path) -> Source:
@@ -220,16 +223,13 @@ def _from_datasets(source: str | Path) -> Source:
     """List the images of a Parquet file, a folder of them, or a data set of a hub, through `datasets`."""
     import datasets
 
-    if isinstance(source, Path):
-        pattern = str(source) if source.is_file() else str(source / "**" / "*.parquet")
-        loaded = (
-            datasets.load_dataset(str(source))
-            if source.is_dir()
-            else datasets.load_dataset("parquet", data_files=pattern)
-        )
-    else:
+    if isinstance(source, str):
         with telling_unreachable(source):
             loaded = datasets.load_dataset(source)
+    elif source.is_dir():
+        loaded = datasets.load_dataset(str(source))
+    else:
+        loaded = datasets.load_dataset("parquet", data_files=str(source))
     column = image_column(next(iter(loaded.values())).features, source)
     result = Source("dataset", image_column=column)
     known = {name: split_name(name) for name in loaded}

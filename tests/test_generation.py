@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler, WBCDDIMPipeline, generation
-from wbc_diffusers.generation import SOLVERS, generate
+from wbc_diffusers.generation import generate
+from wbc_diffusers.solvers import SOLVERS
 
 STEPS = 3
 
@@ -160,6 +161,7 @@ def test_class_gives_the_images_of_its_label(tmp_path):
 def test_solver_takes_the_place_of_the_models_own_and_is_recorded(name, model, tmp_path):
     classes = {
         "dpm++": "DPMSolverMultistepScheduler",
+        "dpm++_sde": "DPMSolverMultistepScheduler",
         "unipc": "UniPCMultistepScheduler",
         "heun": "HeunDiscreteScheduler",
         "euler": "EulerDiscreteScheduler",
@@ -169,7 +171,8 @@ def test_solver_takes_the_place_of_the_models_own_and_is_recorded(name, model, t
     }
     make(model, tmp_path / "out", 4, solver=name)
     pipe = WBCDDIMPipeline.from_pretrained(model)
-    scheduler = getattr(diffusers, classes[name]).from_config(pipe.scheduler.config)
+    changes = {"algorithm_type": "sde-dpmsolver++"} if name == "dpm++_sde" else {}
+    scheduler = getattr(diffusers, classes[name]).from_config(pipe.scheduler.config, **changes)
     pipe = WBCDDIMPipeline(pipe.unet.to(memory_format=torch.channels_last), scheduler)
     pipe.set_progress_bar_config(disable=True)
     # 3 steps don't divide 1000, so diffusers' own DDIM goes other ways.
@@ -197,7 +200,11 @@ def test_solver_asked_for_is_the_solver_saved(model, tmp_path):
 @pytest.mark.parametrize(
     ("prediction", "options", "error"),
     [
-        ("epsilon", {"solver": "dpm"}, r"solver='dpm': choose one of ddim, dpm\+\+, unipc, heun, euler, euler_a, ddpm"),
+        (
+            "epsilon",
+            {"solver": "dpm"},
+            r"solver='dpm': choose one of ddim, dpm\+\+, dpm\+\+_sde, unipc, heun, euler, euler_a, ddpm",
+        ),
         ("epsilon", {"solver": "dpm++", "eta": 1.0}, "eta=1.0, but DPMSolverMultistepScheduler has no eta: leave it"),
         ("sample", {"solver": "euler_a"}, "EulerAncestralDiscreteScheduler can't run this model .*: choose another"),
         ("epsilon", {"eta": 2.0}, "eta=2.0: give a number from 0"),

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -24,21 +23,10 @@ from accelerate.utils import parse_flag_from_env
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
-from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
+from wbc_diffusers.solvers import as_solver
 
 SETTINGS_NAME = "generation.json"
 METADATA_NAME = "metadata.csv"
-
-SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (SigmoidDDIMScheduler, {}),
-    "dpm++": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
-    "heun": (diffusers.HeunDiscreteScheduler, {}),
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "ddpm": (diffusers.DDPMScheduler, {}),
-}
-"""Schedulers that may take the place of a model's own, and what of their config differs from it."""
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PARTIAL = ".partial-"
@@ -112,13 +100,9 @@ def generate(
         )
     if mixed_precision not in _DTYPES:
         raise ValueError(f"mixed_precision={mixed_precision!r}: choose one of {', '.join(_DTYPES)}.")
-    if solver is not None and solver not in SOLVERS:
-        raise ValueError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}, or none for the model's own.")
     state = process_state()
     pipe: Any = WBCDDIMPipeline.from_pretrained(model)
-    if solver is not None:
-        scheduler, changes = SOLVERS[solver]
-        pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+    pipe.scheduler = as_solver(pipe.scheduler, solver)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(state.device)
     pipe.unet.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler, WBCDDIMPipeline
 from wbc_diffusers.cli import main
-from wbc_diffusers.generation import SOLVERS
+from wbc_diffusers.solvers import SOLVERS
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 from torch import nn
 
-from wbc_diffusers import WBCDDIMPipeline
+from wbc_diffusers import SigmoidDDIMScheduler, WBCDDIMPipeline
 from wbc_diffusers.training.ddim import DDIMTask, min_snr_weight
 
 
@@ -162,6 +163,19 @@ def test_fine_tuning_starts_from_the_published_weights_with_the_new_schedule(
     run.run()
     alphas = WBCDDIMPipeline.from_pretrained(tmp_path / "rare").scheduler.alphas_cumprod
     assert float(alphas[-1].sqrt()) == pytest.approx(0.008, rel=1e-4)
+
+
+def test_the_recipes_solver_is_published_and_handed_down(trainer: Any, small: Any, tmp_path: Path) -> None:
+    trainer(small(solver="dpm++_sde"), tmp_path / "base").run()
+    recipe = small(model={}, scheduler={"min_signal_rate": 0.02}, pretrained=str(tmp_path / "base"))
+    trainer(recipe, tmp_path / "rare").run()
+    back = small(model={}, solver="ddim", pretrained=str(tmp_path / "rare"))
+    assert isinstance(DDIMTask(back).solver, SigmoidDDIMScheduler)
+    for name, lowest in (("base", 0.01), ("rare", 0.02)):
+        scheduler = WBCDDIMPipeline.from_pretrained(tmp_path / name).scheduler
+        assert isinstance(scheduler, DPMSolverMultistepScheduler)
+        assert scheduler.config.algorithm_type == "sde-dpmsolver++"
+        assert float(scheduler.alphas_cumprod[-1]) == pytest.approx(lowest**2, rel=1e-4)
 
 
 def test_fine_tuning_refuses_another_prediction_or_network_and_unknown_options(

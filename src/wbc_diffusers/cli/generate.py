@@ -14,7 +14,7 @@ def generate(
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
     solver: Annotated[
         str | None,
-        typer.Option(help="ddim, dpm++, unipc, heun, euler, euler_a or ddpm; the model's own if left out."),
+        typer.Option(help="ddim, dpm++, dpm++_sde, unipc, heun, euler, euler_a or ddpm; the model's own if left out."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images made at once, in each process.")] = 16,
     eta: Annotated[float, typer.Option(help="Noise added by each step: 0 is DDIM, 1 is DDPM.")] = 0.0,

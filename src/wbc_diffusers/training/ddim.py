@@ -13,6 +13,7 @@ from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
+from wbc_diffusers.solvers import as_solver
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import write_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe, plain
@@ -35,9 +36,12 @@ class DDIMTask(Task):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         if recipe.pretrained:
-            self.unet, self.scheduler, self.parent_manifest = _start_from(recipe, recipe.pretrained)
+            self.unet, self.scheduler, self.solver, self.parent_manifest = _start_from(recipe, recipe.pretrained)
         else:
             self.unet, self.scheduler = _start_anew(recipe)
+            self.solver = self.scheduler
+        # Trained by the one, published with the other: what the samples of the training show is what users get.
+        self.solver = as_solver(self.solver, recipe.solver)
         self.models: dict[str, nn.Module] = {"unet": self.unet}
         self.num_timesteps = self.scheduler.config.num_train_timesteps
         if self.parent_manifest is not None:
@@ -98,7 +102,7 @@ class DDIMTask(Task):
 
     def sample_grid(self, averages: dict[str, nn.Module], count: int) -> Image.Image:
         """Samples of seeds 0, 1, ..., the classes in turn."""
-        pipe = WBCDDIMPipeline(unet=averages["unet"], scheduler=self.scheduler)
+        pipe = WBCDDIMPipeline(unet=averages["unet"], scheduler=self.solver)
         pipe.set_progress_bar_config(disable=True)
         classes = self.unet.config.num_class_embeds
         labels = None if classes is None else torch.arange(count) % classes
@@ -120,7 +124,7 @@ class DDIMTask(Task):
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder and its manifest."""
         unet = averages["unet"].to(memory_format=torch.contiguous_format)
-        WBCDDIMPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(folder)
+        WBCDDIMPipeline(unet=unet, scheduler=self.solver).save_pretrained(folder)
         write_manifest(folder, manifest)
 
 
@@ -147,8 +151,10 @@ def _build(component: type, options: dict[str, Any], field: str) -> Any:
         raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
 
 
-def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, dict[str, Any] | None]:
-    """The network and schedule of a pipeline, the schedule changed as the recipe says, and its manifest."""
+def _start_from(
+    recipe: DDIMRecipe, pretrained: str
+) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, Any, dict[str, Any] | None]:
+    """The network of a pipeline, its schedule and solver, changed as the recipe says, and its manifest."""
     pipe = WBCDDIMPipeline.from_pretrained(pretrained)
     scheduler, unused = SigmoidDDIMScheduler.from_config(
         pipe.scheduler.config, return_unused_kwargs=True, **recipe.scheduler
@@ -171,7 +177,7 @@ def _start_from(recipe: DDIMRecipe, pretrained: str) -> tuple[R2AttnUNet, Sigmoi
     options = {**own, **recipe.model, "trained_betas": scheduler.config.trained_betas}
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
-    return unet, scheduler, pipe.training_manifest
+    return unet, scheduler, type(pipe.scheduler).from_config(scheduler.config), pipe.training_manifest
 
 
 def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:

@@ -1,5 +1,6 @@
 """WBCDDIMPipeline: exact networks whose samples are known, folders, and the contract of diffusers' pipeline tests."""
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -540,9 +541,17 @@ def test_folder_of_another_kind_is_refused(folder, tmp_path):
         WBCDDIMPipeline.from_pretrained(tmp_path / "other")
 
 
+def weights_in(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.glob("unet/*.safetensors")
+    }
+
+
 def test_training_manifest_is_taken_along(folder, tmp_path):
     manifest = {"schema_version": 1, "images": ["ab" * 32], "recipe": {"name": "Döhle"}}
     (folder / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    manifest["weights_sha256"] = weights_in(folder)
     for cls in (WBCDDIMPipeline, DiffusionPipeline):
         loaded = cls.from_pretrained(str(folder))
         loaded.save_pretrained(tmp_path / cls.__name__)
@@ -551,6 +560,20 @@ def test_training_manifest_is_taken_along(folder, tmp_path):
     (folder / "training_manifest.json").unlink()
     loaded.save_pretrained(tmp_path / "later")
     assert json.loads((tmp_path / "later" / "training_manifest.json").read_text("utf-8")) == manifest
+
+
+def test_manifest_of_another_precision_holds_the_hashes_of_its_own_files(folder, tmp_path):
+    known = {"schema_version": 1, "weights_sha256": weights_in(folder)}
+    (folder / "training_manifest.json").write_text(json.dumps(known), encoding="utf-8")
+    WBCDDIMPipeline.from_pretrained(folder).to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
+    told = json.loads((tmp_path / "half" / "training_manifest.json").read_text("utf-8"))["weights_sha256"]
+    assert told == weights_in(tmp_path / "half") != known["weights_sha256"]
+
+
+def test_manifest_that_is_cut_off_is_told(folder):
+    (folder / "training_manifest.json").write_text('{"schema_version"', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"training_manifest.json is not JSON .*: take it again"):
+        WBCDDIMPipeline.from_pretrained(folder)
 
 
 def test_folder_without_manifest_gets_none(pipe, folder):

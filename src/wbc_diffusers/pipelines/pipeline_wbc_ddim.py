@@ -3,6 +3,7 @@
 This file is shipped with checkpoints: it imports nothing of the package.
 """
 
+import hashlib
 import inspect
 import json
 import math
@@ -397,14 +398,28 @@ class WBCDDIMPipeline(DiffusionPipeline):
             raise ValueError(
                 "WBCDDIMPipeline is saved in safetensors only: leave safe_serialization=True and use_flashpack=False."
             )
+        super().save_pretrained(str(save_directory), safe_serialization=True, **kwargs)
+
+    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write model_index.json, and the training manifest with the hashes of the weight files that lie there now.
+
+        `save_pretrained` calls this when it has written the weights, and before it uploads the folder.
+
+        Args:
+            save_directory: The folder.
+            push_to_hub: Whether to upload the folder.
+            kwargs: Further arguments of [`ConfigMixin.save_config`].
+        """
         folder = Path(save_directory)
         # A folder loaded by DiffusionPipeline itself has not gone through our from_pretrained.
         manifest = self.training_manifest or read_manifest(self.name_or_path)
         if manifest is not None:
-            # First, so that push_to_hub finds it in the folder.
+            # Anew: another precision or variant makes other files.
+            hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.glob("*/*.safetensors")}
+            text = json.dumps({**manifest, "weights_sha256": dict(sorted(hashes.items()))}, indent=1)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        super().save_pretrained(str(folder), safe_serialization=True, **kwargs)
+            (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+        super().save_config(str(folder), push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -458,9 +473,23 @@ class WBCDDIMPipeline(DiffusionPipeline):
 
 
 def read_manifest(folder: str | os.PathLike[str] | None) -> dict[str, Any] | None:
-    """Read the training manifest of a pipeline folder; None if it has none."""
+    """Read the training manifest of a pipeline folder; None if it has none.
+
+    Raises:
+        ValueError: If it is not JSON.
+    """
     path = None if folder is None else Path(folder, MANIFEST_NAME)
-    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): take it again from where the model came from.") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_integer(value: object) -> bool:

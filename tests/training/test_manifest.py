@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbc_diffusers.training.manifest import build_manifest, read_manifest
+from wbc_diffusers.pipelines.pipeline_wbc_ddim import read_manifest
+from wbc_diffusers.training.manifest import build_manifest, check_manifest
 
 
 def hashes_of(folder: Path, every: int = 1) -> list[str]:
@@ -54,11 +55,12 @@ def test_a_fine_tuned_model_inherits_the_images_of_all_before_it(trainer: Any, s
     assert set(first["image_pixel_sha256"]).isdisjoint(third["image_pixel_sha256"])
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ('{"schema_version": 9}', "9; this version")])
-def test_a_manifest_that_cannot_be_read_is_told(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "training_manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_manifest(tmp_path)
+@pytest.mark.parametrize("manifest", [{"schema_version": 9}, {}, ["a list"]])
+def test_a_manifest_of_another_schema_is_refused(manifest: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"manifest of base has schema_version (9|None), .* reads 1: update the package"
+    ):
+        check_manifest(manifest, "base")
 
 
 def test_hashes_are_sorted_and_told_once() -> None:

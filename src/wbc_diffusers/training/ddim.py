@@ -15,7 +15,7 @@ from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 from wbc_diffusers.solvers import as_solver
 from wbc_diffusers.training.engine import Trainer
-from wbc_diffusers.training.manifest import write_manifest
+from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe, plain
 from wbc_diffusers.training.task import Task
 
@@ -124,8 +124,9 @@ class DDIMTask(Task):
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder and its manifest."""
         unet = averages["unet"].to(memory_format=torch.contiguous_format)
-        WBCDDIMPipeline(unet=unet, scheduler=self.solver).save_pretrained(folder)
-        write_manifest(folder, manifest)
+        pipe = WBCDDIMPipeline(unet=unet, scheduler=self.solver)
+        pipe.training_manifest = manifest
+        pipe.save_pretrained(folder)
 
 
 def min_snr_weight(alphas: Tensor, gamma: float, prediction_type: str) -> Tensor:
@@ -177,7 +178,8 @@ def _start_from(
     options = {**own, **recipe.model, "trained_betas": scheduler.config.trained_betas}
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
-    return unet, scheduler, type(pipe.scheduler).from_config(scheduler.config), pipe.training_manifest
+    manifest = None if pipe.training_manifest is None else check_manifest(pipe.training_manifest, pretrained)
+    return unet, scheduler, type(pipe.scheduler).from_config(scheduler.config), manifest
 
 
 def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:

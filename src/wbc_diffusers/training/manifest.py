@@ -1,36 +1,28 @@
 """training_manifest.json: what a model was trained with, and the hash of every image that it was trained on."""
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from wbc_diffusers import __version__
-from wbc_diffusers.training.files import file_sha256
 
-MANIFEST_NAME = "training_manifest.json"
 SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "diffusers", "accelerate", "transformers", "datasets", "safetensors", "numpy", "pillow")
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a pipeline folder, or None where there is none.
+def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
+    """Give back what was read as the manifest of a pipeline.
 
     Raises:
-        ValueError: If the file is not a manifest of a schema that this version reads.
+        ValueError: If it is no manifest of a schema that this version reads.
     """
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): take it again from where the model came from.") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema_version {version!r}; this version of the package reads {SCHEMA_VERSION}.")
+        raise ValueError(
+            f"The training manifest of {place} has schema_version {version!r}, and this version of the package reads "
+            f"{SCHEMA_VERSION}: update the package, or take the manifest again from where the model came from."
+        )
     return manifest
 
 
@@ -41,7 +33,7 @@ def build_manifest(
     parent: dict[str, Any] | None = None,
     progress: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Make the manifest of a training.
+    """Make the manifest of a training; the pipeline adds the hashes of its weight files when it is saved.
 
     Args:
         recipe: The recipe as plain data.
@@ -63,10 +55,3 @@ def build_manifest(
         "parents": parents,
         "weights_sha256": {},
     }
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest into a pipeline folder, with the SHA-256 of each weight file that lies there."""
-    weights = {p.relative_to(folder).as_posix(): file_sha256(p) for p in sorted(folder.rglob("*.safetensors"))}
-    text = json.dumps({**manifest, "weights_sha256": weights}, indent=1)
-    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")

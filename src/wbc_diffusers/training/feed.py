@@ -72,11 +72,13 @@ class Feed:
         self.validation = self._load_validation(source)
 
     def _load_validation(self, source: str) -> CellImages | None:
-        """The images held out, drawn without turns and flips; None, with a warning, where there are none."""
+        """The images held out, drawn without turns and flips; None where there are none, or none are wanted."""
+        if not self.recipe.validation_images:
+            return None
         try:
             held_out = load_cells(source, "validation", where=self.recipe.where)
         except MissingSplitError as error:
-            if self.rank == 0 and self.recipe.validation_images:
+            if self.rank == 0:
                 logger.warning("There will be no validation loss. %s", error)
             return None
         plain = DrawSpec(self.spec.resolution, self.spec.num_timesteps)
@@ -84,7 +86,7 @@ class Feed:
 
     @property
     def has_validation(self) -> bool:
-        """Whether the source has a validation split."""
+        """Whether there are images for the validation."""
         return self.validation is not None
 
     def total_steps(self) -> int:

@@ -144,10 +144,10 @@ class EngineUpdates:
         self.batches = self.trainer.feed.batches(0)
 
     def __call__(self) -> None:
-        losses = self.trainer._update(self.batches)
+        losses = self.trainer.update(self.batches)
         self.trainer.step += 1
         if self.trainer.step % self.trainer.recipe.log_every == 0:
-            self.trainer._mean_losses({k: v.clone() for k, v in losses.items()}, 1)
+            self.trainer.mean_losses({k: v.clone() for k, v in losses.items()}, 1)
 
 
 def training(size: int, batch: int, rounds: int, updates: int, precision: str, device: torch.device) -> list[Any]:

@@ -136,7 +136,7 @@ def test_rows_and_samples_that_do_not_fit_do_not_stop_the_training(
 ) -> None:
     recipe = small(**{**LONG, "max_train_steps": 80, "checkpoint_every": 1000})
     run = trainer(recipe, small_disk / "run")
-    update = run._update
+    update = run.update
 
     def counted_update(batches: Any) -> Any:
         if run.step == 5:
@@ -145,7 +145,7 @@ def test_rows_and_samples_that_do_not_fit_do_not_stop_the_training(
             (small_disk / "filler").unlink()
         return update(batches)
 
-    run._update = counted_update
+    run.update = counted_update
     assert run.run()
     assert "a row of log.jsonl could not be written" in caplog.text
     assert "a sheet of samples could not be written" in caplog.text

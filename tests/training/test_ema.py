@@ -61,7 +61,7 @@ def test_running_statistics_are_published_as_averages(trainer: Any, small: Any, 
     run = trainer(recipe, tmp_path / "run")
     expected = {k: v.double().clone() for k, v in run.bare["unet"].state_dict().items() if "running" in k}
     assert expected
-    update, n = run._update, 0
+    update, n = run.update, 0
 
     def followed(batches: Any) -> Any:
         nonlocal n, expected
@@ -71,7 +71,7 @@ def test_running_statistics_are_published_as_averages(trainer: Any, small: Any, 
         n += 1
         return losses
 
-    run._update = followed
+    run.update = followed
     run.run()
     weights = published(tmp_path / "run")
     for name, value in expected.items():

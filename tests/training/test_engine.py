@@ -203,7 +203,7 @@ def test_an_update_that_the_scaler_skips_moves_neither_average_nor_rate(
     batches, taken = ours.feed.batches(0), 0
     for _ in range(12):
         rate, updates = ours._learning_rate(), ours.averages["unet"].updates
-        ours._update(batches)
+        ours.update(batches)
         skipped = ours.optimizers["unet"].step_was_skipped
         taken += not skipped
         assert (ours._learning_rate() == rate and ours.averages["unet"].updates == updates) == bool(skipped)

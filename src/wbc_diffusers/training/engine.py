@@ -216,7 +216,7 @@ class Trainer:
         batches = self.feed.batches(self.step)
         with self._listening(), contextlib.closing(progress), contextlib.closing(batches):
             while self.step < self.total_steps:
-                for name, loss in self._update(batches).items():
+                for name, loss in self.update(batches).items():
                     sums[name] += loss
                 self.step += 1
                 self.seconds = seconds_before + time.monotonic() - started
@@ -226,7 +226,7 @@ class Trainer:
                 validate = recipe.validation_images and (last or self.step % recipe.validate_every == 0)
                 sample = recipe.sample_images and (last or self.step % recipe.sample_every == 0)
                 if checkpoint or validate or sample or self.step % recipe.log_every == 0:
-                    losses = self._mean_losses(sums, self.step - logged)
+                    losses = self.mean_losses(sums, self.step - logged)
                     logged = self.step
                     progress.show_step(self.step, losses)
                     self._log({**{f"loss/{k}": v for k, v in losses.items()}, "learning_rate": self._learning_rate()})
@@ -244,7 +244,7 @@ class Trainer:
         self._finish()
         return True
 
-    def _update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+    def update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One update of every model on the next images; returns the mean loss of each phase."""
         recipe = self.recipe
         micro = [self._to_device(next(batches)) for _ in range(recipe.gradient_accumulation_steps)]
@@ -278,7 +278,7 @@ class Trainer:
 
     # -- what happens now and then -----------------------------------------------------------------------------------
 
-    def _mean_losses(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
+    def mean_losses(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
         """Mean losses since the last call, over all processes; stops the run if one is not finite."""
         means = {}
         for name, value in sums.items():

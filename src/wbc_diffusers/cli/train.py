@@ -16,7 +16,11 @@ def train(
     output: Annotated[Path, typer.Option(help="Becomes the pipeline folder; new, or with --resume an earlier run's.")],
     resume: Annotated[str | None, typer.Option(help='"latest", or a checkpoint to go on with.')] = None,
 ) -> None:
-    """Train a model from a recipe, whose every field is an option: --learning-rate 1e-4 --max-train-steps 500."""
+    """Train a model from a recipe, whose every field is an option.
+
+    --pretrained MODEL fine-tunes. Others are --learning-rate 1e-4 or --max-train-steps 500; a run's recipe.yaml lists
+    them all, with underscores for dashes.
+    """
     from wbc_diffusers.shelves import find_entry
     from wbc_diffusers.training.recipe import DDIMRecipe, load_recipe, parse_overrides
 

@@ -30,4 +30,5 @@ def as_solver(scheduler: Any, name: str | None) -> Any:
     if name not in SOLVERS:
         raise ValueError(f"solver={name!r}: choose one of {', '.join(SOLVERS)}, or none for the model's own.")
     solver, changes = SOLVERS[name]
-    return solver.from_config(scheduler.config, **changes)
+    # A scheduler that was never saved doesn't name its class, and diffusers then warns of each of its own options.
+    return solver.from_config({**scheduler.config, "_class_name": type(scheduler).__name__}, **changes)

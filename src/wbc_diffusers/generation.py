@@ -101,11 +101,7 @@ def generate(
     if mixed_precision not in _DTYPES:
         raise ValueError(f"mixed_precision={mixed_precision!r}: choose one of {', '.join(_DTYPES)}.")
     state = process_state()
-    pipe: Any = WBCDDIMPipeline.from_pretrained(model)
-    pipe.scheduler = as_solver(pipe.scheduler, solver)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.to(state.device)
-    pipe.unet.to(memory_format=torch.channels_last)
+    pipe = _load(model, solver, state.device)
     label = _class_label(pipe, class_name)
     abnormality, grade = _depicted(pipe, class_name)
     settings = Settings(
@@ -143,33 +139,56 @@ def generate(
         raise ValueError(f"{settings.solver} can't run this model ({error}): choose another solver.") from error
     _claim(out, settings)
 
-    def missing(block: list[int]) -> bool:
-        return not all(_is_whole(_path(out, s)) for s in block if s < seed + num)
-
     # Dealt out before any image is looked for, so that processes which start at different times agree.
     mine = list(_blocks(seed, num, batch_size))[state.process_index :: state.num_processes]
-    mine = [block for block in mine if missing(block)]
-    made = 0
-    with _partial_folder(out) as partial:
-        for done, block in enumerate(mine):
-            report(done * batch_size, len(mine) * batch_size)
-            if not missing(block):
-                continue  # another run in this folder was faster
-            for s, image in zip(block, sample(block), strict=True):
-                if s < seed + num and not _is_whole(_path(out, s)):
-                    _write_image(partial / "image.png", np.asarray(image), s, settings)
-                    (partial / "image.png").replace(_path(out, s))
-                    made += 1
-        report(len(mine) * batch_size, len(mine) * batch_size)
-        if all(_is_whole(_path(out, s)) for s in range(seed, seed + num)):
-            _write_metadata(out, partial / METADATA_NAME, settings)
-    return made
+    return _make(out, range(seed, seed + num), mine, sample, settings, report)
 
 
 def process_state() -> PartialState:
     """This process's place among those that were launched, and its device."""
     # PartialState alone leaves the launcher's --cpu unread, and takes each of several CPU processes for the only one.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def _load(model: str, solver: str | None, device: torch.device) -> Any:
+    """The pipeline of a folder or hub id, on a device, a solver of that name in its scheduler's place."""
+    pipe: Any = WBCDDIMPipeline.from_pretrained(model)
+    pipe.scheduler = as_solver(pipe.scheduler, solver)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    pipe.unet.to(memory_format=torch.channels_last)
+    return pipe
+
+
+def _make(
+    out: Path,
+    wanted: range,
+    blocks: list[list[int]],
+    sample: Callable[[list[int]], Any],
+    settings: Settings,
+    report: Callable[[int, int], None],
+) -> int:
+    """Make the wanted images of some blocks that the folder lacks, and metadata.csv once all wanted ones are there."""
+
+    def lacks(seed: int) -> bool:
+        return seed in wanted and not _is_whole(_path(out, seed))
+
+    blocks = [block for block in blocks if any(map(lacks, block))]
+    total, made = len(blocks) * settings.batch_size, 0
+    with _partial_folder(out) as partial:
+        for done, block in enumerate(blocks):
+            report(done * settings.batch_size, total)
+            if not any(map(lacks, block)):
+                continue  # another run in this folder was faster
+            for seed, image in zip(block, sample(block), strict=True):
+                if lacks(seed):
+                    _write_image(partial / "image.png", np.asarray(image), seed, settings)
+                    (partial / "image.png").replace(_path(out, seed))
+                    made += 1
+        report(total, total)
+        if not any(map(lacks, wanted)):
+            _write_metadata(out, partial / METADATA_NAME, settings)
+    return made
 
 
 def _blocks(seed: int, num: int, batch_size: int) -> Iterator[list[int]]:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import image_grid
+from wbc_diffusers.data.output import check_output
 from wbc_diffusers.data.phantom import PHANTOM_VERSION, render_folder
 from wbc_diffusers.data.prepare import prepare
 from wbc_diffusers.evaluation.lobes import count_lobes
@@ -32,7 +33,8 @@ BASE = DDIMRecipe(
     name="demo-base",
     resolution=64,
     model={"block_out_channels": [16, 32, 64, 128], "block_type": "residual", "condition_blocks": True},
-    scheduler={"prediction_type": "v_prediction", "max_signal_rate": 0.9995},
+    scheduler={"noise_schedule": "cosine", "prediction_type": "v_prediction", "max_signal_rate": 0.9995},
+    solver="dpm++_sde",
     loss="l2",
     max_train_steps=1500,
     train_batch_size=10,
@@ -98,8 +100,7 @@ def run_demo(out: Path, plan: Plan | None = None, say: Callable[[str], None] = p
         FileExistsError: If the folder holds anything.
     """
     plan = plan or Plan()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} already holds something: name a new or empty folder.")
+    out = check_output(out)
     size, seconds = plan.base.resolution, {}
 
     @contextmanager

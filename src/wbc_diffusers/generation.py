@@ -23,7 +23,8 @@ from accelerate.utils import parse_flag_from_env
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
-from wbc_diffusers.solvers import as_solver
+from wbc_diffusers.solvers import as_solver, name_of
+from wbc_diffusers.training.manifest import public_name
 
 SETTINGS_NAME = "generation.json"
 METADATA_NAME = "metadata.csv"
@@ -78,7 +79,7 @@ def generate(
         num: Number of images.
         seed: Seed of the first image.
         steps: Denoising steps.
-        solver: One of `SOLVERS`, in place of the model's own scheduler.
+        solver: One of `wbc_diffusers.solvers.SOLVERS`, in place of the model's own scheduler.
         batch_size: Images made at once.
         eta: Share of DDPM's noise: 0 is DDIM, 1 is DDPM.
         contrast: The thesis's contrast sharpening (20 there); None for none.
@@ -105,10 +106,10 @@ def generate(
     label = _class_label(pipe, class_name)
     abnormality, grade = _depicted(pipe, class_name)
     settings = Settings(
-        model=_model_name(model),
+        model=public_name(model),
         revision=_revision(pipe),
         config=_config_hash(pipe),
-        solver=type(pipe.scheduler).__name__,
+        solver=name_of(pipe.scheduler),
         steps=steps,
         batch_size=batch_size,
         eta=eta,
@@ -213,11 +214,6 @@ def _is_whole(path: Path) -> bool:
         if path.is_file() and path.stat().st_size < len(_PNG_END):
             return False
         raise
-
-
-def _model_name(model: str) -> str:
-    """A folder's own name, never the path to it, which may tell about the user."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _revision(pipe: Any) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffusers
+import torch
 
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 
@@ -23,12 +24,31 @@ def as_solver(scheduler: Any, name: str | None) -> Any:
     """The solver of a name with the noise schedule of a scheduler; without a name the scheduler itself.
 
     Raises:
-        ValueError: If there is no solver of that name.
+        ValueError: If there is no solver of that name, or it cannot use what the network predicts.
     """
     if name is None:
         return scheduler
     if name not in SOLVERS:
         raise ValueError(f"solver={name!r}: choose one of {', '.join(SOLVERS)}, or none for the model's own.")
-    solver, changes = SOLVERS[name]
-    # A scheduler that was never saved doesn't name its class, and diffusers then warns of each of its own options.
-    return solver.from_config({**scheduler.config, "_class_name": type(scheduler).__name__}, **changes)
+    solver_class, changes = SOLVERS[name]
+    try:
+        _rehearse(solver_class.from_config(scheduler.config, **changes))
+    except NotImplementedError as error:
+        raise ValueError(f"{solver_class.__name__} can't run this model ({error}): choose another solver.") from error
+    return solver_class.from_config(scheduler.config, **changes)
+
+
+def name_of(scheduler: Any) -> str:
+    """The name of a solver; of a scheduler that is none of them, its class."""
+    for name, (solver_class, changes) in SOLVERS.items():
+        if type(scheduler) is solver_class and all(scheduler.config[k] == v for k, v in changes.items()):
+            return name
+    return type(scheduler).__name__
+
+
+def _rehearse(scheduler: Any) -> None:
+    """Take one step with an image of one pixel: some solvers find out only then that they cannot."""
+    pixel = torch.zeros(1, 1, 1, 1)
+    scheduler.set_timesteps(2)
+    first = scheduler.timesteps[0]
+    scheduler.step(scheduler.scale_model_input(pixel, first), first, pixel)

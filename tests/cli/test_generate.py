@@ -39,7 +39,7 @@ def test_makes_the_images_asked_for_and_goes_on(model: Path, tmp_path: Path, cap
     with (out / "metadata.csv").open(newline="", encoding="utf-8") as file:
         assert [row["file_name"] for row in csv.DictReader(file)] == [f"000000{seed}.png" for seed in (40, 41, 42)]
     told = Image.open(out / "00000040.png").info
-    assert told["wbc:solver"] == "EulerAncestralDiscreteScheduler"
+    assert told["wbc:solver"] == "euler_a"
     assert told["wbc:contrast"] == "20.0"
 
 

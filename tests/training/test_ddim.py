@@ -141,6 +141,11 @@ def test_a_fine_tuned_model_keeps_the_labels_of_its_classes(trainer: Any, small:
         ),
         ({"model": {"widths": [4]}}, "The recipe's model doesn't fit R2AttnUNet: .*widths"),
         ({"scheduler": {"beta": 1}}, "The recipe's scheduler doesn't fit SigmoidDDIMScheduler: .*beta"),
+        (
+            {"scheduler": {"prediction_type": "sample"}, "solver": "euler_a"},
+            "EulerAncestralDiscreteScheduler can't run this model .*: choose another solver",
+        ),
+        ({"solver": "dpm"}, "solver='dpm': choose one of ddim"),
         ({"resolution": 17}, "resolution=17 does not divide by 2, which the model's 2 levels need"),
     ],
 )

@@ -243,7 +243,9 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl", "progress.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl", "progress.json", "checksums.json"]
+)
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, Path.unlink])
 def test_a_damaged_checkpoint_is_named_with_the_one_before_it(
     uninterrupted: Path, trainer: Any, small: Any, tmp_path: Path, name: str, damage: Callable[[Path], None]

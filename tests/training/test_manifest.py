@@ -53,6 +53,16 @@ def test_a_fine_tuned_model_inherits_the_images_of_all_before_it(trainer: Any, s
     assert third["parents"][1]["image_pixel_sha256"] == first["image_pixel_sha256"]
     assert all("parents" not in parent for parent in third["parents"])
     assert set(first["image_pixel_sha256"]).isdisjoint(third["image_pixel_sha256"])
+    assert third["recipe"]["pretrained"] == "second"  # not the path, which may name the user
+
+
+def test_a_parent_that_does_not_say_what_it_was_trained_on_is_warned_of(
+    trainer: Any, small: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(small(max_train_steps=1), tmp_path / "base").run()
+    (tmp_path / "base" / "training_manifest.json").unlink()
+    trainer(small(max_train_steps=1, model={}, pretrained=str(tmp_path / "base")), tmp_path / "rare")
+    assert "base has no training manifest" in caplog.text
 
 
 @pytest.mark.parametrize("manifest", [{"schema_version": 9}, {}, ["a list"]])

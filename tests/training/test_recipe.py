@@ -104,6 +104,7 @@ def test_a_wrong_option_is_told(options: list[str], message: str) -> None:
         ("optimizer", "lion", "optimizer is 'lion'; it must be one of adamw, adam, sgd"),
         ("random_flip", "yes please", "random_flip is 'yes please'; it must be true or false"),
         ("where", 3, "where is 3; it must be a mapping"),
+        ("snr_gamma", 5.0, "snr_gamma is 5.0, and its loss l1: .* Set loss l2, or snr_gamma null"),
     ],
 )
 def test_a_wrong_field_or_value_is_told(field: str, value: Any, message: str) -> None:

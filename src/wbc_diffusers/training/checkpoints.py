@@ -55,13 +55,11 @@ class Checkpoints:
         return path
 
     def verify(self, checkpoint: Path) -> None:
-        """Read every file of a checkpoint, and compare it with what was written, where checksums lie beside it.
+        """Read every file of a checkpoint, and compare it with the checksums that were written last.
 
         Raises:
             CheckpointError: If a file is missing or other than it was; the checkpoint before it is named.
         """
-        if not (checkpoint / CHECKSUMS_NAME).is_file():
-            return
         try:
             known = json.loads((checkpoint / CHECKSUMS_NAME).read_text(encoding="utf-8"))
             damaged = [name for name, value in known.items() if file_sha256(checkpoint / name) != value]

@@ -1,5 +1,6 @@
 """Training of the diffusion model: base training, and fine-tuning from a pipeline folder (thesis section 4.3)."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe, plain
 from wbc_diffusers.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_LEVELS = 8
 
@@ -157,6 +160,8 @@ def _start_from(
 ) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, Any, dict[str, Any] | None]:
     """The network of a pipeline, its schedule and solver, changed as the recipe says, and its manifest."""
     pipe = WBCDDIMPipeline.from_pretrained(pretrained)
+    if pipe.training_manifest is None:
+        logger.warning("%s has no training manifest: the new one can't tell the images of that model.", pretrained)
     scheduler, unused = SigmoidDDIMScheduler.from_config(
         pipe.scheduler.config, return_unused_kwargs=True, **recipe.scheduler
     )

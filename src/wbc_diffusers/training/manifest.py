@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from wbc_diffusers import __version__
@@ -26,6 +27,11 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
     return manifest
 
 
+def public_name(model: str) -> str:
+    """A model's hub id, or the own name of its folder: never the path to it, which may tell about the user."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
 def build_manifest(
     recipe: dict[str, Any],
     hashes: Iterable[str],
@@ -41,6 +47,8 @@ def build_manifest(
         parent: Manifest of the model that the training started from; it and its own parents are taken over.
         progress: What else is worth knowing, such as updates done and seconds taken.
     """
+    if recipe.get("pretrained"):
+        recipe = {**recipe, "pretrained": public_name(recipe["pretrained"])}
     parents = [] if parent is None else [{k: v for k, v in parent.items() if k != "parents"}, *parent["parents"]]
     return {
         "schema_version": SCHEMA_VERSION,

@@ -116,6 +116,14 @@ class DDIMRecipe(Recipe):
     solver: str | None = None
     sample_steps: int = 20
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.snr_gamma is not None and self.loss != "l2":
+            raise ValueError(
+                f"The recipe's snr_gamma is {self.snr_gamma}, and its loss {self.loss}: these weights are for squared "
+                "errors. Set loss l2, or snr_gamma null."
+            )
+
 
 RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe}
 """Which recipe class reads a file of which `kind`."""

@@ -76,7 +76,7 @@ def test_copies_are_dropped_when_asked(source: Path, tmp_path: Path, capsys: pyt
         "file_name,split\nbasophil/1.png,train\nbasophil/0copy.png,test\nbasophil/2.png,test\n"
     )
     assert run(source, "--out", tmp_path / "out", "--crop", 48) == 2
-    assert "basophil/0copy.png (test) and basophil/1.png (train): exact" in capsys.readouterr().err
+    assert "basophil/0copy.png (test) and basophil/1.png (train), exact" in capsys.readouterr().err
     assert run(source, "--out", tmp_path / "out", "--crop", 48, "--drop-duplicates") == 0
     assert sorted(p.name for p in (tmp_path / "out").glob("*/*.png")) == ["1.png", "2.png"]
 

@@ -280,7 +280,7 @@ def test_output_that_holds_something_is_refused_untouched(tmp_path: Path) -> Non
     source = folder_of_cells(tmp_path / "src")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="already holds something"):
         run(source, tmp_path / "out")
     assert tree(tmp_path / "out") == {"mine.txt": hashlib.sha256(b"mine").hexdigest()}
     with pytest.raises(ValueError, match="lies in the source"):

@@ -32,10 +32,16 @@ def as_solver(scheduler: Any, name: str | None) -> Any:
         raise ValueError(f"solver={name!r}: choose one of {', '.join(SOLVERS)}, or none for the model's own.")
     solver_class, changes = SOLVERS[name]
     try:
-        _rehearse(solver_class.from_config(scheduler.config, **changes))
+        _rehearse(swapped(scheduler, solver_class, **changes))
     except NotImplementedError as error:
         raise ValueError(f"{solver_class.__name__} can't run this model ({error}): choose another solver.") from error
-    return solver_class.from_config(scheduler.config, **changes)
+    return swapped(scheduler, solver_class, **changes)
+
+
+def swapped(scheduler: Any, solver_class: Any, **changes: Any) -> Any:
+    """A scheduler of another class with the config of this one, but for the changes."""
+    # A scheduler that was never saved doesn't name its class, and diffusers then warns of each of its own options.
+    return solver_class.from_config({**scheduler.config, "_class_name": type(scheduler).__name__}, **changes)
 
 
 def name_of(scheduler: Any) -> str:

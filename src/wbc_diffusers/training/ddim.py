@@ -14,7 +14,7 @@ from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
-from wbc_diffusers.solvers import as_solver
+from wbc_diffusers.solvers import as_solver, swapped
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe, plain
@@ -184,7 +184,7 @@ def _start_from(
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
     manifest = None if pipe.training_manifest is None else check_manifest(pipe.training_manifest, pretrained)
-    return unet, scheduler, type(pipe.scheduler).from_config(scheduler.config), manifest
+    return unet, scheduler, swapped(scheduler, type(pipe.scheduler)), manifest
 
 
 def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = {
     "name", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "num_workers", "checkpoint_every",
     "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "sample_steps",
-    "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last",
+    "solver", "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
 

@@ -5,7 +5,7 @@ from typing import Any
 import diffusers
 import torch
 
-from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
+from wbc_diffusers.pipelines import SigmoidDDIMScheduler  # from there, since that makes it known to diffusers
 
 SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (SigmoidDDIMScheduler, {}),

@@ -29,7 +29,11 @@ from wbc_diffusers.training.recipe import DDIMRecipe
 STEPS = 20
 VARIANTS: dict[str, dict[str, Any]] = {
     "recurrent_residual (thesis)": {},
-    "residual, conditioned": {"block_type": "residual", "condition_blocks": True},
+    "residual, conditioned (ours-64)": {
+        "block_type": "residual",
+        "block_out_channels": (32, 64, 128, 256, 256),
+        "condition_blocks": True,
+    },
 }
 
 

@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="folder of real PNGs")
     parser.add_argument("--reference", type=Path, help="folder of other real PNGs to compare with")
     parser.add_argument("--generated", type=Path, nargs="*", default=[], help="folders of generated PNGs")
+    parser.add_argument("--count", type=int, help="images of each set, at most; all by default")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
     options = parser.parse_args()
 
@@ -93,7 +94,7 @@ def main() -> None:
         reference = read_folder(options.reference)
     else:
         reference, real = real[: len(real) // 2], real[len(real) // 2 :]
-    count = min(len(reference), len(real))
+    count = min(len(reference), len(real), options.count or len(real))
     reference, real = reference[:count], real[:count]
     of_reference = features_of(reference, encoder)
     rows = []

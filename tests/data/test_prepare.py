@@ -407,7 +407,7 @@ def test_names_that_meet_or_are_not_portable_get_names_of_their_own(tmp_path: Pa
         (source / name).parent.mkdir(parents=True)
         cell(index).save(source / name)
     raw = os.path.join(os.fsencode(source), b"caf\xe9.png")  # noqa: PTH118 - a name that is not UTF-8
-    with open(raw, "wb") as file:  # noqa: PTH123
+    with open(raw, "wb") as file:  # noqa: PTH123 - likewise
         cell(7).save(file, "PNG")
     run(source.parent, tmp_path / "out", split=(1, 0, 0))
     rows = rows_of(tmp_path / "out")

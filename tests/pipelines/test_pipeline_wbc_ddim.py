@@ -394,7 +394,7 @@ def test_callback_may_interrupt():
 
 def test_callback_objects_of_diffusers_are_served(pipe):
     class Record(PipelineCallback):
-        tensor_inputs = ["sample"]  # noqa: RUF012
+        tensor_inputs = ["sample"]  # noqa: RUF012 - diffusers reads a list
 
         def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
             self.last = step_index

@@ -82,7 +82,7 @@ def read_file(path: str | Path) -> bytes:
             raise RefusedImageError("not_a_file")
         if status.st_size > MAX_BYTES:
             raise RefusedImageError("too_large", f"{status.st_size} bytes, at most {MAX_BYTES}")
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open(path, "rb") as file:  # noqa: PTH123 - likewise
             data = file.read()
     except FileNotFoundError:
         raise RefusedImageError("missing_file") from None

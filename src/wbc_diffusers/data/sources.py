@@ -127,10 +127,10 @@ def _walk(top: Path, source: Source) -> Iterator[tuple[str, str]]:
         folders.sort()
         for name in folders:
             path = os.path.join(folder, name)  # noqa: PTH118 - names need not be UTF-8
-            if os.path.islink(path):  # noqa: PTH114
+            if os.path.islink(path):  # noqa: PTH114 - likewise
                 source.left_out.append((shown(os.path.relpath(path, top)), "linked_folder", ""))
         for name in sorted(names):
-            path = os.path.join(folder, name)  # noqa: PTH118
+            path = os.path.join(folder, name)  # noqa: PTH118 - likewise
             yield os.path.relpath(path, top).replace(os.sep, "/"), path
 
 
@@ -157,7 +157,7 @@ def _add_rows(source: Source, top: Path, metadata: list[Path], files: dict[str, 
         prefix = table.parent.relative_to(top).as_posix()
         for row in _read_table(table):
             given = row.pop("file_name")
-            name = os.path.normpath(os.path.join(prefix, given)).replace(os.sep, "/")  # noqa: PTH118
+            name = os.path.normpath(os.path.join(prefix, given)).replace(os.sep, "/")  # noqa: PTH118 - likewise
             if name.startswith(("../", "/")) or name == "..":
                 source.left_out.append((given, "outside_source", "a path in the metadata"))
                 continue

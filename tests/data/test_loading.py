@@ -13,6 +13,7 @@ from PIL import Image
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.data.loading import MissingSplitError, load_cells
+from wbc_diffusers.data.sources import read_source
 
 ImageFolder = Callable[..., Path]
 SEVERE = {"abnormality": "hypersegmentation", "grade": 2}
@@ -92,7 +93,7 @@ def test_missing_split_and_empty_choice_are_told_apart_from_missing_columns(imag
     source = str(image_folder([{"file_name": "0.png", "split": "train", "stain": "MGG"}]))
     with pytest.raises(MissingSplitError, match="has no split 'validation'; it has train"):
         load_cells(source, "validation")
-    with pytest.raises(MissingSplitError, match=r"No image of .*, split train, has stain=Wright"):
+    with pytest.raises(MissingSplitError, match=r"Split train of .* holds no image with stain=Wright"):
         load_cells(source, "train", where={"stain": "Wright"})
     with pytest.raises(ValueError, match=r"no column 'lab' to choose by; it has .*stain"):
         load_cells(source, "train", where={"lab": "L"})
@@ -149,6 +150,8 @@ def test_parquet_splits_come_from_file_names_and_classes_from_theirs(
         assert [np.asarray(row["image"]).tobytes() for row in data] == expected
     with pytest.raises(MissingSplitError):
         load_cells(str(tmp_path / "tables"), "test")
+    listed = read_source(tmp_path / "tables")  # `wbc prepare` reads the same splits
+    assert [item.split for item in listed.items] == ["train"] * len(labelled) + ["validation"] * len(labelled)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -605,6 +605,19 @@ def test_swapping_the_scheduler_of_a_loaded_pipeline_goes_without_a_warning(fold
     assert caplog.records
 
 
+def test_folder_with_a_swapped_scheduler_loads_without_a_warning(pipe, tmp_path, caplog, monkeypatch):
+    solver = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="sde-dpmsolver++")
+    build(pipe.unet, solver).save_pretrained(tmp_path)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="diffusers")
+    loaded = WBCDDIMPipeline.from_pretrained(tmp_path).scheduler
+    assert not caplog.records
+    assert loaded.config.algorithm_type == "sde-dpmsolver++"
+    assert loaded.config.noise_schedule == pipe.scheduler.config.noise_schedule  # for a change of its bounds
+    diffusers.DPMSolverMultistepScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    assert caplog.records  # what diffusers says of itself
+
+
 @pytest.mark.slow
 def test_folder_loads_by_the_class_of_diffusers_in_a_fresh_process(folder):
     script = f"""

@@ -59,8 +59,8 @@ def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
         ("sigmoid", -3.0, 3.0, 1.1),
         ("cosine", 0.0, 1.0, 1.0),
         ("cosine", 0.2, 1.0, 0.7),
-        ("linear", 0.0, 1.0, 1.0),
-        ("quadratic", 0.0, 1.0, 1.0),
+        ("linear", None, None, None),
+        ("quadratic", None, None, None),
     ],
 )
 def test_cumulative_alphas_equal_the_formulas_in_float64(schedule, start, end, tau, bounds):
@@ -74,9 +74,7 @@ def test_cumulative_alphas_equal_the_formulas_in_float64(schedule, start, end, t
     assert ((betas >= 0) & (betas < 1)).all()
 
 
-@pytest.mark.parametrize(
-    ("schedule", "defaults"), [("sigmoid", (0, 3, 0.6)), ("cosine", (0, 1, 1)), ("linear", (0, 1, 1))]
-)
+@pytest.mark.parametrize(("schedule", "defaults"), [("sigmoid", (0, 3, 0.6)), ("cosine", (0, 1, 1))])
 def test_start_end_and_tau_default_to_those_of_the_schedule(schedule, defaults):
     found = SigmoidDDIMScheduler(noise_schedule=schedule).alphas_cumprod.numpy()
     np.testing.assert_allclose(found, alphas_by_hand(schedule, *defaults), atol=1e-6)
@@ -104,6 +102,7 @@ def test_sigmoid_is_half_way_where_its_argument_is():
         ({"min_signal_rate": 0.0}, "must satisfy 0 < min < max <= 1"),
         ({"max_signal_rate": 1.1}, "max_signal_rate=1.1"),
         ({"tau": -1.0}, "tau must be above 0"),
+        ({"noise_schedule": "linear", "start": -3.0}, r"linear schedule got start=-3.0, but has no start, end and tau"),
         ({"start": 1.0, "end": 1.0}, r"start=1.0, end=1.0.*outside \[0, 1\]; its default is start=0.0, end=3.0"),
         ({"noise_schedule": "cosine", "end": 2.5}, r"outside \[0, 1\]"),
         ({"noise_schedule": "cosine", "start": -0.5, "end": 1.0}, r"outside \[0, 1\]|rise with time"),

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,14 @@ from PIL import Image
 
 from wbc_diffusers.data.check import RefusedImageError, check_image, check_origin, read_file, says_synthetic
 from wbc_diffusers.data.labels import label_of
-from wbc_diffusers.data.sources import Item, holds_tables, image_column, read_source, telling_unreachable
+from wbc_diffusers.data.sources import (
+    Item,
+    holds_tables,
+    image_column,
+    read_source,
+    table_builder,
+    telling_unreachable,
+)
 from wbc_diffusers.data.split import split_name
 
 logger = logging.getLogger(__name__)
@@ -54,7 +60,7 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
         data = data.select(np.flatnonzero(keep))
         if not len(data):
             words = ", ".join(f"{c}={v}" for c, v in (where or {}).items())
-            raise MissingSplitError(f"No image of {source}, split {split}, has {words or 'any row'}.")
+            raise MissingSplitError(f"Split {split} of {source} holds no image{' with ' + words if words else ''}.")
         # As many shards as can be dealt out to the usual numbers of processes.
         return data.to_iterable_dataset(num_shards=min(64, len(data))) if streaming else data
     if where:
@@ -124,7 +130,10 @@ def _read_table(source: str, split: str, streaming: bool) -> Any:
     """A split of Parquet files or of a hub dataset, its images in the column `image`."""
     import datasets
 
-    builder, options = _builder_of(source)
+    names_a_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+    if names_a_path and not Path(source).exists():
+        raise FileNotFoundError(f"There is no folder {source}. Prepare one with `wbc prepare SRC --out {source}`.")
+    builder, options = table_builder(source)
     try:
         with telling_unreachable(source) if builder == source else contextlib.nullcontext():
             data = datasets.load_dataset(builder, **options, split=split, streaming=streaming)
@@ -149,23 +158,6 @@ def _of_no_model(synthetic: Any) -> bool:
     if says_synthetic({"synthetic": str(synthetic)}):
         raise RefusedImageError("generated", "a row has synthetic = true")
     return True
-
-
-def _builder_of(source: str) -> tuple[str, dict[str, Any]]:
-    """The `datasets` builder that reads a source, and its options."""
-    folder = Path(source)
-    if not folder.exists():
-        if folder.is_absolute() or source.startswith(".") or source.count("/") > 1:
-            raise FileNotFoundError(f"There is no folder {source}. Prepare one with `wbc prepare SRC --out {source}`.")
-        return source, {}
-    if folder.is_file():
-        return "parquet", {"data_files": {"train": [source]}}
-    files: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*.parquet")):
-        words = re.split("[^A-Za-z]+", path.relative_to(folder).as_posix())
-        split = next(filter(None, map(split_name, words)), "train")
-        files.setdefault(split, []).append(str(path))
-    return "parquet", {"data_files": files}
 
 
 def column_values(data: Any, column: str) -> list[Any]:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,13 +223,9 @@ def _from_datasets(source: str | Path) -> Source:
     """List the images of a Parquet file, a folder of them, or a data set of a hub, through `datasets`."""
     import datasets
 
-    if isinstance(source, str):
-        with telling_unreachable(source):
-            loaded = datasets.load_dataset(source)
-    elif source.is_dir():
-        loaded = datasets.load_dataset(str(source))
-    else:
-        loaded = datasets.load_dataset("parquet", data_files=str(source))
+    builder, options = table_builder(source)
+    with telling_unreachable(source) if builder == source else nullcontext():
+        loaded = datasets.load_dataset(builder, **options)
     column = image_column(next(iter(loaded.values())).features, source)
     result = Source("dataset", image_column=column)
     known = {name: split_name(name) for name in loaded}
@@ -244,8 +240,24 @@ def _from_datasets(source: str | Path) -> Source:
     return result
 
 
+def table_builder(source: str | Path) -> tuple[str, dict[str, Any]]:
+    """Give the builder of `datasets` that reads Parquet files or, by its id, a data set of a hub, and its options.
+
+    A Parquet file belongs to the split that a word of its path names, to train where none does.
+    """
+    path = Path(source)
+    if not path.exists():
+        return str(source), {}
+    files: dict[str, list[str]] = {}
+    for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
+        words = re.split("[^A-Za-z]+", file.relative_to(path).as_posix())
+        split = next(filter(None, map(split_name, words)), "train")
+        files.setdefault(split, []).append(str(file))
+    return "parquet", {"data_files": files}
+
+
 @contextmanager
-def telling_unreachable(source: str) -> Iterator[None]:
+def telling_unreachable(source: str | Path) -> Iterator[None]:
     """Say that neither a folder nor a data set of a name was found: a mistyped folder looks like a data set's id."""
     try:
         yield

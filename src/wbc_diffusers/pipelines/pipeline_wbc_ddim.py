@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -452,6 +453,8 @@ class WBCDDIMPipeline(DiffusionPipeline):
                 ) from error
         _check_index(folder, str(pretrained_model_name_or_path), cls)
         _refuse_pickles(folder, passed_components=set(kwargs))
+        if "scheduler" not in kwargs and (solver := _solver_of_diffusers(folder)) is not None:
+            kwargs["scheduler"] = solver
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         pipeline.training_manifest = read_manifest(folder)
@@ -504,6 +507,20 @@ def _check_index(folder: Path, name: str, cls: type[WBCDDIMPipeline]) -> None:
     found = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
     if found not in (cls.__name__, WBCDDIMPipeline.__name__):
         raise ValueError(f"{name} is a {found}, not a {cls.__name__}: load it by DiffusionPipeline.from_pretrained.")
+
+
+def _solver_of_diffusers(folder: Path) -> SchedulerMixin | None:
+    """Load the scheduler of a pipeline folder if it is one of diffusers'; None if it is our own.
+
+    Its config holds our schedule's options too. diffusers warns of them, unless it is told whose they are.
+    """
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    library, name = index.get("scheduler", (None, None))
+    if library != "diffusers":
+        return None
+    solver_class = getattr(diffusers, name)
+    config = solver_class.load_config(folder, subfolder="scheduler")
+    return solver_class.from_config({**config, "_class_name": "SigmoidDDIMScheduler"})
 
 
 def _refuse_pickles(folder: Path, passed_components: set[str]) -> None:

@@ -45,23 +45,23 @@ def cosine_gamma(t: Array, start: float, end: float, tau: float) -> Array:
     return _bounded(curve, t, start, end)
 
 
-def linear_gamma(t: Array, start: float, end: float, tau: float) -> Array:
+def linear_gamma(t: Array) -> Array:
     """Cumulative alpha 1 - t: the noise variance grows by the same amount each step (thesis section 3.12)."""
     return 1.0 - t
 
 
-def quadratic_gamma(t: Array, start: float, end: float, tau: float) -> Array:
+def quadratic_gamma(t: Array) -> Array:
     """Cumulative alpha 1 - t^2 (thesis section 6.1)."""
     return 1.0 - t**2
 
 
-NOISE_SCHEDULES: dict[str, tuple[Callable[[Array, float, float, float], Array], tuple[float, float, float]]] = {
-    "sigmoid": (sigmoid_gamma, (0.0, 3.0, 0.6)),
-    "cosine": (cosine_gamma, (0.0, 1.0, 1.0)),
-    "linear": (linear_gamma, (0.0, 1.0, 1.0)),
-    "quadratic": (quadratic_gamma, (0.0, 1.0, 1.0)),
+NOISE_SCHEDULES: dict[str, tuple[Callable[..., Array], dict[str, float]]] = {
+    "sigmoid": (sigmoid_gamma, {"start": 0.0, "end": 3.0, "tau": 0.6}),
+    "cosine": (cosine_gamma, {"start": 0.0, "end": 1.0, "tau": 1.0}),
+    "linear": (linear_gamma, {}),
+    "quadratic": (quadratic_gamma, {}),
 }
-"""Each schedule's cumulative alpha, and its default start, end and tau."""
+"""Each schedule's cumulative alpha, and its parameters' defaults."""
 
 
 def signal_rates(
@@ -91,23 +91,30 @@ def signal_rates(
     if num_train_timesteps < 2:
         raise ValueError(f"num_train_timesteps={num_train_timesteps}: give 2 or more.")
     curve, defaults = NOISE_SCHEDULES[noise_schedule]
-    start, end, tau = (d if given is None else given for given, d in zip((start, end, tau), defaults, strict=True))
-    parameters = f"start={start}, end={end}, tau={tau}"
-    if tau <= 0:
-        raise ValueError(f"The {noise_schedule} schedule got {parameters}: tau must be above 0.")
-    gamma = curve(np.linspace(0.0, 1.0, num_train_timesteps), start, end, tau)
+    given = {name: value for name, value in (("start", start), ("end", end), ("tau", tau)) if value is not None}
+    parameters = {**defaults, **given}
+    words = _words(parameters)
+    if given and not defaults:
+        raise ValueError(f"The {noise_schedule} schedule got {words}, but has no start, end and tau: leave them out.")
+    if parameters.get("tau", 1.0) <= 0:
+        raise ValueError(f"The {noise_schedule} schedule got {words}: tau must be above 0.")
+    gamma = curve(np.linspace(0.0, 1.0, num_train_timesteps), **parameters)
     rounding = 1e-12
     if not np.isfinite(gamma).all() or gamma.min() < -rounding or gamma.max() > 1 + rounding:
         raise ValueError(
-            f"The {noise_schedule} schedule with {parameters} has cumulative alphas outside [0, 1]; its default is "
-            f"start={defaults[0]}, end={defaults[1]}, tau={defaults[2]}."
+            f"The {noise_schedule} schedule with {words} has cumulative alphas outside [0, 1]; its default is "
+            f"{_words(defaults)}."
         )
     if (np.diff(gamma) > rounding).any():
-        raise ValueError(f"The {noise_schedule} schedule with {parameters} has cumulative alphas that rise with time.")
+        raise ValueError(f"The {noise_schedule} schedule with {words} has cumulative alphas that rise with time.")
     rates = np.sqrt(np.clip(gamma, 0.0, 1.0))
     if bounds == "clip":
         return np.clip(rates, min_signal_rate, max_signal_rate)
     return min_signal_rate + (max_signal_rate - min_signal_rate) * rates
+
+
+def _words(parameters: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 def betas_from_alphas_cumprod(alphas_cumprod: Array) -> Array:
@@ -129,9 +136,9 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
     Args:
         num_train_timesteps: Number of noise levels.
         noise_schedule: "sigmoid", "cosine", "linear" or "quadratic".
-        start: Start of the schedule's curve; None for the schedule's default (sigmoid 0, cosine 0).
-        end: End of the curve; None for the default (sigmoid 3, cosine 1).
-        tau: Temperature of the curve; None for the default (sigmoid 0.6, cosine 1).
+        start: Start of the sigmoid's or cosine's curve; None for the default (0, 0).
+        end: End of that curve; None for the default (3, 1).
+        tau: Temperature of that curve; None for the default (0.6, 1).
         min_signal_rate: Signal rate sqrt(alphas_cumprod) of the noisiest level, above 0.
         max_signal_rate: Signal rate of the cleanest level, at most 1.
         signal_rate_bounds: "rescale" fits the rates between the bounds; "clip" cuts them off there.

@@ -21,7 +21,8 @@ from wbc_diffusers import WBCDDIMPipeline
 from wbc_diffusers.data.dataset import Batch
 from wbc_diffusers.training.checkpoints import CheckpointError
 from wbc_diffusers.training.ddim import DDIMTask
-from wbc_diffusers.training.engine import NonFiniteLossError, make_optimizer
+from wbc_diffusers.training.engine import NonFiniteLossError
+from wbc_diffusers.training.optimizer import make_optimizer
 
 EVERYTHING = {
     "model": {"block_out_channels": (4, 8), "dropout": 0.2},

@@ -143,6 +143,20 @@ def check_origin(fields: Mapping[str, str], checked: CheckedImage, name: str = "
         raise RefusedImageError("generated", f"{name + ': ' if name else ''}synthetic = true in the metadata")
 
 
+def check_decoded(image: Image.Image, name: str = "") -> None:
+    """Refuse an image that says it was made by a trained model, by what is left of its metadata once it is decoded.
+
+    Raises:
+        RefusedImageError: With the reason `generated`, and the name where one is given.
+    """
+    _refuse_trained(_provenance(image)[0], name)
+
+
+def _refuse_trained(source_type: str | None, name: str = "") -> None:
+    if source_type is not None and "trainedalgorithmicmedia" in source_type.lower():
+        raise RefusedImageError("generated", f"{name + ': ' if name else ''}{source_type}")
+
+
 def _ends_early(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end marker; libjpeg would fill the rest with grey and only warn."""
     if data.startswith(b"\xff\xd8\xff"):
@@ -170,8 +184,7 @@ def _decode(data: bytes, minimum: int) -> CheckedImage:
             source_type, creator = _provenance(image, data)
             turned = image.getexif().get(0x0112, 1) in range(2, 9)
             upright = ImageOps.exif_transpose(image) if turned else image.copy()
-    if source_type is not None and "trainedalgorithmicmedia" in source_type.lower():
-        raise RefusedImageError("generated", source_type)
+    _refuse_trained(source_type)
     if min(upright.size) < minimum:
         raise RefusedImageError("too_small", f"{upright.width} x {upright.height} px, wanted {minimum} x {minimum}")
     return CheckedImage(upright, turned, source_type, creator)
@@ -187,11 +200,11 @@ def _check_mode(image: Image.Image) -> None:
         raise RefusedImageError(_MODES.get(image.mode, "wrong_mode"), f"mode {image.mode}, wanted RGB")
 
 
-def _provenance(image: Image.Image, data: bytes) -> tuple[str | None, str | None]:
+def _provenance(image: Image.Image, data: bytes = b"") -> tuple[str | None, str | None]:
     """Read the IPTC digital source type and the creator from the file, wherever they stand: XMP, EXIF or C2PA."""
-    texts = [str(value) for value in image.info.values() if isinstance(value, str)]
     # XMP may be UTF-16 (zero bytes between letters); compressed PNG text is only in `info`.
-    blob = data.replace(b"\0", b"") + "\n".join(texts).encode("utf-8", "replace")
+    texts = [v.encode("utf-8", "replace") if isinstance(v, str) else v for v in image.info.values()]
+    blob = b"\n".join([data, *(v for v in texts if isinstance(v, bytes))]).replace(b"\0", b"")
     types = [match.decode() for match in re.findall(rb"digitalsourcetype/([A-Za-z]+)", blob)]
     loose = re.search(rb"(?i)[A-Za-z]*trainedAlgorithmicMedia", blob)
     if loose:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from wbc_diffusers.data.check import RefusedImageError
+from wbc_diffusers.data.check import check_decoded
 from wbc_diffusers.data.images import centre_square, pixel_sha256, to_sample
 from wbc_diffusers.data.loading import column_values
 
@@ -40,12 +40,9 @@ def seed_of(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
-def _checked_hash(image: Image.Image) -> str:
+def _checked_hash(image: Image.Image, name: str = "") -> str:
     """The pixel hash of an image that no preparation has seen; refuses what is marked as made by a trained model."""
-    for value in image.info.values():
-        text = value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
-        if b"trainedalgorithmicmedia" in text.lower():
-            raise RefusedImageError("generated", "marked so in its file")
+    check_decoded(image, name)
     return pixel_sha256(image.convert("RGB"))
 
 
@@ -103,12 +100,13 @@ class CellImages(Dataset[Batch]):
         try:
             image: Image.Image = self.data[index]["image"]
         except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
-            named = "file_name" in self.data.column_names
-            name = self.data["file_name"][index] if named else f"number {index}"
             raise ValueError(
-                f"Image {name} cannot be read ({error}): run `wbc prepare`, which sorts such out."
+                f"Image {self._name(index)} cannot be read ({error}): run `wbc prepare`, which sorts such out."
             ) from error
         return image
+
+    def _name(self, index: int) -> str:
+        return str(self.data["file_name"][index]) if "file_name" in self.data.column_names else f"number {index}"
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -126,7 +124,7 @@ class CellImages(Dataset[Batch]):
         """
         if "pixel_sha256" in self.data.column_names:
             return list(self.data["pixel_sha256"])
-        return [_checked_hash(self._image(index)) for index in range(len(self.data))]
+        return [_checked_hash(self._image(index), self._name(index)) for index in range(len(self.data))]
 
 
 def _labels(data: Any, column: str, names: Sequence[str] | None) -> tuple[list[int], list[str]]:
@@ -142,6 +140,16 @@ def _labels(data: Any, column: str, names: Sequence[str] | None) -> tuple[list[i
     if strange:
         raise ValueError(f"Column {column} holds {', '.join(strange)}, but the classes are {', '.join(names)}.")
     return [names.index(v) for v in values], names
+
+
+def check_batch_size(batch_size: int, world: int, accumulation: int) -> None:
+    """Raise ValueError if the images of an update can't be dealt out evenly."""
+    parts = world * accumulation
+    if batch_size % parts:
+        raise ValueError(
+            f"train_batch_size={batch_size} does not divide by {world} processes x {accumulation} accumulated batches: "
+            f"take a multiple of {parts}."
+        )
 
 
 class SeededBatches:
@@ -163,11 +171,7 @@ class SeededBatches:
         world: int = 1,
         accumulation: int = 1,
     ) -> None:
-        if batch_size % (world * accumulation):
-            raise ValueError(
-                f"train_batch_size={batch_size} does not divide by {world} processes x {accumulation} accumulated "
-                f"batches: take a multiple of {world * accumulation}."
-            )
+        check_batch_size(batch_size, world, accumulation)
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.start, self.rank, self.world, self.accumulation = start, rank, world, accumulation
 

@@ -23,6 +23,7 @@ CELLS_PER_SLIDE = 40
 """Seeds 0 to 39 are slide 0, and so on: one light, one stain, one crowd of red cells."""
 
 ABNORMALITIES = ("none", "hypersegmentation", "dohle_bodies", "hypergranulation")
+"""Those of `labels`, written down again: their order seeds the draws, so it belongs to the version."""
 
 LOBES_NORMAL = {1: 0.25, 2: 0.25, 3: 0.33, 4: 0.17}
 """Lobes -> share of the cells that are not hypersegmented; one lobe is a band."""

@@ -9,12 +9,9 @@ import json
 import logging
 import math
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -31,8 +28,10 @@ from wbc_diffusers.training.ema import EMA
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, move_in, write_whole
 from wbc_diffusers.training.manifest import build_manifest
+from wbc_diffusers.training.optimizer import make_optimizer
 from wbc_diffusers.training.progress import Progress, drop_rows_after
 from wbc_diffusers.training.recipe import Recipe
+from wbc_diffusers.training.stopping import StopSignal
 from wbc_diffusers.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -99,7 +98,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         if checkpoint is not None:
             self._resume(checkpoint)
-        self.stop_signal = False
+        self.stop = StopSignal()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +213,7 @@ class Trainer:
         sums = {name: torch.zeros((), device=self.accelerator.device) for name in self.models}
         logged = self.step
         batches = self.feed.batches(self.step)
-        with self._listening(), contextlib.closing(progress), contextlib.closing(batches):
+        with self.stop, contextlib.closing(progress), contextlib.closing(batches):
             while self.step < self.total_steps:
                 for name, loss in self.update(batches).items():
                     sums[name] += loss
@@ -393,40 +392,13 @@ class Trainer:
             if self.recipe.tracker != "none":
                 self.accelerator.log(figures, step=self.step)
 
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Note SIGTERM instead of dying of it."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self.stop_signal = True
-
-        if threading.current_thread() is not threading.main_thread():  # Python gives signals to that one only
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
     def _told_to_stop(self) -> bool:
         """Whether any process got SIGTERM; all of them answer alike, at the same update."""
         if self.accelerator.num_processes == 1:
-            return self.stop_signal
+            return self.stop.given
         if self.step % self.recipe.log_every:
             return False
-        return not self._all_agree(not self.stop_signal)
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser over a model's parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # A fused step hides from accelerate that the scaler of fp16 skipped it.
-    options: dict[str, Any] = {"weight_decay": recipe.weight_decay, "fused": recipe.mixed_precision != "fp16"}
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, recipe.learning_rate, momentum=recipe.momentum, **options)
-    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, recipe.learning_rate, recipe.adam_betas, **options)
+        return not self._all_agree(not self.stop.given)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from wbc_diffusers.data.dataset import Batch, CellImages, DrawSpec, SeededBatches, StreamedBatches
+from wbc_diffusers.data.dataset import Batch, CellImages, DrawSpec, SeededBatches, StreamedBatches, check_batch_size
 from wbc_diffusers.data.loading import MissingSplitError, load_cells
 from wbc_diffusers.training.recipe import Recipe
 
@@ -48,12 +48,7 @@ class Feed:
         self.streamed_hashes: set[str] = set()
         self._leaving = multiprocessing.RawValue("b", 0)  # shared with the workers, and without a lock
         atexit.register(setattr, self._leaving, "value", 1)
-        parts = world * recipe.gradient_accumulation_steps
-        if recipe.train_batch_size % parts:
-            raise ValueError(
-                f"train_batch_size={recipe.train_batch_size} does not divide by {world} processes x "
-                f"{recipe.gradient_accumulation_steps} accumulated batches: take a multiple of {parts}."
-            )
+        check_batch_size(recipe.train_batch_size, world, recipe.gradient_accumulation_steps)
         data = load_cells(source, "train", where=recipe.where, streaming=recipe.streaming)
         self.class_names: list[str] = []
         if recipe.streaming:

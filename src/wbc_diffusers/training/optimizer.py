@@ -1,0 +1,19 @@
+"""The optimiser that a recipe asks for."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from wbc_diffusers.training.recipe import Recipe
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser over a model's parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # A fused step hides from accelerate that the scaler of fp16 skipped it.
+    options: dict[str, Any] = {"weight_decay": recipe.weight_decay, "fused": recipe.mixed_precision != "fp16"}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, recipe.learning_rate, momentum=recipe.momentum, **options)
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, recipe.learning_rate, recipe.adam_betas, **options)

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,11 @@ def sampling(size: int, batch: int, rounds: int, device: torch.device) -> list[d
             for _ in range(STEPS):
                 unet(x, variance)
 
-        def sample(pipeline: Any = pipe) -> None:
+        def sample(pipeline: Any) -> None:
             pipeline(batch_size=batch, num_inference_steps=STEPS, output_type="np")
 
-        contestants = {"ours": sample, "bare": bare}
-        contestants |= {label: (lambda p=p: sample(p)) for label, p in stock.items()}  # type: ignore[misc]
+        contestants: dict[str, Callable[[], Any]] = {"ours": partial(sample, pipe), "bare": bare}
+        contestants |= {label: partial(sample, each) for label, each in stock.items()}
         seconds = in_turns(contestants, rounds, device)
         row = {
             "work": "sampling, 20 steps",
@@ -147,11 +148,12 @@ class EngineUpdates:
         self.trainer = Trainer(DDIMTask(recipe), recipe, str(folder / "cells"), output / "run")
         self.batches = self.trainer.feed.batches(0)
 
-    def __call__(self) -> None:
-        losses = self.trainer.update(self.batches)
-        self.trainer.step += 1
-        if self.trainer.step % self.trainer.recipe.log_every == 0:
-            self.trainer.mean_losses({k: v.clone() for k, v in losses.items()}, 1)
+    def __call__(self, updates: int) -> None:
+        for _ in range(updates):
+            losses = self.trainer.update(self.batches)
+            self.trainer.step += 1
+            if self.trainer.step % self.trainer.recipe.log_every == 0:
+                self.trainer.mean_losses({k: v.clone() for k, v in losses.items()}, 1)
 
 
 def training(size: int, batch: int, rounds: int, updates: int, precision: str, device: torch.device) -> list[Any]:
@@ -166,7 +168,7 @@ def training(size: int, batch: int, rounds: int, updates: int, precision: str, d
             theirs = equal_unet(size, parameters_of(ours)).to(device)
             fast = equal_unet(size, parameters_of(ours)).to(device, memory_format=torch.channels_last)
             contestants: dict[str, Callable[[], Any]] = {
-                "ours": lambda e=engine: [e() for _ in range(updates)],  # type: ignore[misc]
+                "ours": partial(engine, updates),
                 "bare": bare_updates(ours, size, batch, updates, precision, device, channels_last=True),
                 "diffusers": bare_updates(theirs, size, batch, updates, precision, device, channels_last=False),
                 "diffusers, channels-last": bare_updates(

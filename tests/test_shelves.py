@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
-import wbc_diffusers
 from wbc_diffusers.shelves import find_entry, shelf
 
 ROOT = Path(__file__).parents[1]
@@ -48,13 +48,19 @@ def test_wheel_takes_every_shelf_along():
     assert set(taken) <= set(wheel["sdist"]["include"])
 
 
-def test_installed_package_finds_its_shelves_without_a_checkout(tmp_path):
-    # As hatchling would lay it out: the package, and what force-include puts into it.
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv builds the wheel")
+def test_wheel_holds_all_files_and_finds_its_shelves_without_a_checkout(tmp_path):
+    build = ["uv", "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site-packages"
-    shutil.copytree(Path(wbc_diffusers.__file__).parent, site / "wbc_diffusers")
-    taken = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
-    for source, target in taken["wheel"]["force-include"].items():
-        shutil.copytree(ROOT / source, site / target)
+    zipfile.ZipFile(wheel).extractall(site)
+    package = ROOT / "src" / "wbc_diffusers"
+    files = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
+    missing = {path for path in files if "__pycache__" not in path.parts and not (site / package.name / path).is_file()}
+    assert files
+    assert not missing
     script = "from wbc_diffusers.shelves import find_entry; print(find_entry('ddim-base', 'training/recipes', '.yaml'))"
     found = subprocess.run(
         [sys.executable, "-c", script],

@@ -28,12 +28,6 @@ def to_sample(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1.0
 
 
-def to_pixels(sample: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Turn a sample (..., 3, H, W) in [-1, 1] into uint8 pixels (..., H, W, 3), rounded and clipped."""
-    pixels = np.rint(np.clip((sample.astype(np.float32) + 1.0) * 127.5, 0, 255))
-    return np.moveaxis(pixels, -3, -1).astype(np.uint8)
-
-
 def centre_square(image: Image.Image, side: int, size: int) -> Image.Image:
     """Cut a square of `side` pixels out of the centre and bring it to `size` pixels.
 

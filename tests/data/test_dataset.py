@@ -130,6 +130,22 @@ def test_hashes_are_those_of_the_prepared_folder(image_folder: ImageFolder, tmp_
     assert from_column[0] == hashlib.sha256(np.asarray(data[0]["image"]).tobytes()).hexdigest()
 
 
+def test_an_image_that_was_exchanged_after_the_preparation_is_refused(
+    image_folder: ImageFolder, tmp_path: Path
+) -> None:
+    prepare(image_folder([f"{i}.png" for i in range(6)]), tmp_path / "out", crop=16, split=(1, 0, 0))
+    images = CellImages(load_cells(str(tmp_path / "out"), "train"), PLAIN)
+    Image.new("RGB", (16, 16)).save(tmp_path / "out" / "train" / "3.png")
+    assert images.pixels(2).shape == (16, 16, 3)
+    with pytest.raises(ValueError, match=r"Image train/3\.png is not the one that `wbc prepare` wrote"):
+        images[0, 3]
+
+
+def test_an_image_is_never_enlarged(cells: datasets.Dataset) -> None:
+    with pytest.raises(ValueError, match=r"Image 4\.png has 16 x 16 px, fewer than the recipe's resolution 17"):
+        CellImages(cells, DrawSpec(17, 10))[0, 4]
+
+
 # Classes
 
 

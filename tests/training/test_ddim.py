@@ -146,6 +146,10 @@ def test_a_fine_tuned_model_keeps_the_labels_of_its_classes(trainer: Any, small:
             "EulerAncestralDiscreteScheduler can't run this model .*: choose another solver",
         ),
         ({"solver": "dpm"}, "solver='dpm': choose one of ddim"),
+        ({"model": {"in_channels": 1}}, "in_channels=1, out_channels=3: images have 3"),
+        ({"model": {"out_channels": 1}}, "in_channels=3, out_channels=1: images have 3"),
+        ({"sample_images": 2, "sample_steps": 1001}, "sample_steps=1001, but the schedule has 1000 steps"),
+        ({"resolution": 32}, r"Image .*00\.png has 16 x 16 px, fewer than .* resolution 32, .* set resolution to 16"),
         ({"resolution": 17}, "resolution=17 does not divide by 2, which the model's 2 levels need"),
     ],
 )
@@ -168,6 +172,13 @@ def test_fine_tuning_starts_from_the_published_weights_with_the_new_schedule(
     run.run()
     alphas = WBCDDIMPipeline.from_pretrained(tmp_path / "rare").scheduler.alphas_cumprod
     assert float(alphas[-1].sqrt()) == pytest.approx(0.008, rel=1e-4)
+
+
+def test_fine_tuning_at_another_resolution_publishes_that_one(trainer: Any, small: Any, tmp_path: Path) -> None:
+    trainer(small(max_train_steps=1), tmp_path / "base").run()
+    recipe = small(max_train_steps=1, resolution=8, model={}, pretrained=str(tmp_path / "base"))
+    trainer(recipe, tmp_path / "rare").run()
+    assert WBCDDIMPipeline.from_pretrained(tmp_path / "rare").unet.config.sample_size == 8
 
 
 def test_the_recipes_solver_is_published_and_handed_down(trainer: Any, small: Any, tmp_path: Path) -> None:

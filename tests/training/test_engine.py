@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,6 +19,7 @@ from accelerate.utils import is_wandb_available
 from torch import Tensor
 
 from wbc_diffusers import WBCDDIMPipeline
+from wbc_diffusers.data.check import RefusedImageError, check_image
 from wbc_diffusers.data.dataset import Batch
 from wbc_diffusers.training.checkpoints import CheckpointError
 from wbc_diffusers.training.ddim import DDIMTask
@@ -320,10 +322,64 @@ def test_a_run_goes_on_with_the_same_recipe_and_data_only(
     trainer(small(), output).run()
     with pytest.raises(ValueError, match=r"another learning_rate \(0.0003 there, 0.1 now\): resume with the same"):
         trainer(small(learning_rate=0.1), output, "latest")
-    with pytest.raises(ValueError, match="trained on other images than those given"):
+    with pytest.raises(ValueError, match="trained on other images, or other classes of them, than those given"):
         trainer(small(), output, "latest", source=cells / "validation")
     assert trainer(small(max_train_steps=6, num_workers=1, sample_steps=3), output, "latest").run()
     assert json.loads((output / "training_manifest.json").read_text())["training"]["steps"] == 6
+
+
+def test_a_run_does_not_go_on_with_other_classes(trainer: Any, small: Any, cells: Path, tmp_path: Path) -> None:
+    source = tmp_path / "cells"
+    shutil.copytree(cells, source)
+    recipe = small(model={"block_out_channels": [4, 8], "num_class_embeds": 3}, class_column="abnormality")
+    trainer(recipe, tmp_path / "run", source=source).run()
+    table = source / "train" / "metadata.csv"
+    table.write_text(table.read_text().replace("dohle_bodies", "hypergranulation"))
+    with pytest.raises(ValueError, match="other images, or other classes of them"):
+        trainer(recipe, tmp_path / "run", "latest", source=source)
+
+
+def test_a_run_does_not_go_on_from_another_parent(trainer: Any, small: Any, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    trainer(small(), base).run()
+    recipe = small(model={}, pretrained=str(base))
+    trainer(recipe, tmp_path / "run").run()
+    assert trainer(recipe, tmp_path / "run", "latest").run()
+    shutil.rmtree(base)
+    trainer(small(seed=1), base).run()
+    with pytest.raises(ValueError, match=r"was started from another model than .*base is now"):
+        trainer(recipe, tmp_path / "run", "latest")
+
+
+def test_a_run_that_has_gone_farther_than_is_wanted_is_refused(trainer: Any, small: Any, tmp_path: Path) -> None:
+    trainer(small(), tmp_path / "run").run()
+    with pytest.raises(ValueError, match="checkpoint-4 has 4 updates, more than the 3 that are wanted"):
+        trainer(small(max_train_steps=3), tmp_path / "run", "latest")
+
+
+def test_sheets_of_samples_say_that_a_model_made_them(trainer: Any, small: Any, tmp_path: Path) -> None:
+    trainer(small(sample_images=2, sample_steps=2), tmp_path / "run").run()
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["step-0000004.png"]
+    with pytest.raises(RefusedImageError, match="made by a trained model"):
+        check_image((tmp_path / "run" / "samples" / "step-0000004.png").read_bytes(), 1)
+
+
+def test_a_run_told_to_stop_while_it_samples_does_without_the_sheet(
+    trainer: Any, small: Any, published: Any, tmp_path: Path
+) -> None:
+    class Interrupted(DDIMTask):
+        def sample_grid(self, *arguments: Any) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().sample_grid(*arguments)
+
+    recipe = small(sample_images=2, sample_steps=2, sample_every=2)
+    assert not trainer(recipe, tmp_path / "run", task=Interrupted).run()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-3"]
+    assert not (tmp_path / "run" / "samples").exists()
+    assert trainer(recipe, tmp_path / "run", "latest").run()
+    trainer(small(), tmp_path / "whole").run()
+    whole, resumed = (published(tmp_path / name) for name in ("whole", "run"))
+    assert all(torch.equal(whole[name], value) for name, value in resumed.items())
 
 
 def test_the_log_of_a_killed_run_goes_on_without_gap_or_repetition(

@@ -63,6 +63,6 @@ def test_a_terminal_gets_one_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatc
 
 def test_rows_of_updates_that_come_again_are_dropped_with_a_row_cut_off(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    log.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    log.write_bytes(b'{"step": 1}\n5\n{"note": "none of ours"}\n\xff\n{"step": 2}\n{"step": 3}\n{"st')
     drop_rows_after(log, 2)
     assert log.read_text() == '{"step": 1}\n{"step": 2}\n'

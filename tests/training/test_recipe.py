@@ -77,6 +77,7 @@ def test_options_are_fields_with_values_as_in_yaml(options: list[str], fields: d
         (["--zzzzz", "1"], "The options are the recipe's fields with dashes"),
         (["stray"], "Unknown option 'stray'"),
         (["--seed"], "--seed: expected one argument"),
+        (["--kind", "gan"], "Unknown option '--kind'"),
         (["--where", "{a: "], "--where: '{a: ' is not YAML"),
     ],
 )
@@ -97,6 +98,7 @@ def test_a_wrong_option_is_told(options: list[str], message: str) -> None:
         ("train_batch_size", True, "train_batch_size is True; it must be a whole number"),
         ("max_train_steps", 0, "max_train_steps is 0; it must be above 0"),
         ("validate_every", 0, "validate_every is 0; it must be above 0"),
+        ("seed", 2**63, "it must be below 2.63"),
         ("num_workers", -1, "num_workers is -1; it must be 0 or more"),
         ("ema_decay", 1, r"ema_decay is 1.0; it must lie in \[0, 1\)"),
         ("adam_betas", [0.9, 1.5], r"adam_betas is \(0.9, 1.5\); it must lie in"),

@@ -46,8 +46,17 @@ def _checked_hash(image: Image.Image, name: str = "") -> str:
     return pixel_sha256(image.convert("RGB"))
 
 
-def square_pixels(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
-    """The centre square of an image as RGB pixels (resolution, resolution, 3)."""
+def square_pixels(image: Image.Image, resolution: int, name: str = "") -> NDArray[np.uint8]:
+    """The centre square of an image as RGB pixels (resolution, resolution, 3).
+
+    Raises:
+        ValueError: If the image would have to be enlarged.
+    """
+    if min(image.size) < resolution:
+        raise ValueError(
+            f"{f'Image {name}' if name else 'An image'} has {image.width} x {image.height} px, fewer than the recipe's "
+            f"resolution {resolution}, and enlarged images teach a blur: set resolution to {min(image.size)} or less."
+        )
     return np.asarray(centre_square(image.convert("RGB"), min(image.size), resolution))
 
 
@@ -84,6 +93,9 @@ class CellImages(Dataset[Batch]):
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.data, self.spec, self.seed = data, spec, seed
+        known = "pixel_sha256" in data.column_names
+        self.prepared_hashes: list[str] | None = list(data["pixel_sha256"]) if known else None
+        """Pixel hashes of the images as `wbc prepare` wrote them; each is compared when it is drawn."""
         self.labels: list[int] | None = None
         self.class_names: list[str] = []
         if class_column is not None:
@@ -93,8 +105,18 @@ class CellImages(Dataset[Batch]):
         return len(self.data)
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The image at an index as RGB pixels (resolution, resolution, 3)."""
-        return square_pixels(self._image(index), self.spec.resolution)
+        """The image at an index as RGB pixels (resolution, resolution, 3).
+
+        Raises:
+            ValueError: If it cannot be read, is too small, or is not the one that was prepared.
+        """
+        image = self._image(index)
+        if self.prepared_hashes is not None and pixel_sha256(image.convert("RGB")) != self.prepared_hashes[index]:
+            raise ValueError(
+                f"Image {self._name(index)} is not the one that `wbc prepare` wrote there, so that the manifest would "
+                "tell another: prepare the folder anew."
+            )
+        return square_pixels(image, self.spec.resolution, self._name(index))
 
     def _image(self, index: int) -> Image.Image:
         try:
@@ -122,8 +144,8 @@ class CellImages(Dataset[Batch]):
             RefusedImageError: If an image is marked as made by a trained model.
             ValueError: If an image cannot be read.
         """
-        if "pixel_sha256" in self.data.column_names:
-            return list(self.data["pixel_sha256"])
+        if self.prepared_hashes is not None:
+            return self.prepared_hashes
         return [_checked_hash(self._image(index), self._name(index)) for index in range(len(self.data))]
 
 

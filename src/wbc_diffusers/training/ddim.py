@@ -47,6 +47,11 @@ class DDIMTask(Task):
         self.solver = as_solver(self.solver, recipe.solver)
         self.models: dict[str, nn.Module] = {"unet": self.unet}
         self.num_timesteps = self.scheduler.config.num_train_timesteps
+        if recipe.sample_images and recipe.sample_steps > self.num_timesteps:
+            raise ValueError(
+                f"sample_steps={recipe.sample_steps}, but the schedule has {self.num_timesteps} steps: give that many "
+                "or fewer."
+            )
         if self.parent_manifest is not None:
             self.class_names = self.parent_manifest["training"].get("classes") or None
         if (recipe.class_column is None) != (self.unet.config.num_class_embeds is None):
@@ -54,6 +59,9 @@ class DDIMTask(Task):
                 f"class_column is {recipe.class_column}, but the model has num_class_embeds="
                 f"{self.unet.config.num_class_embeds}: give both or neither."
             )
+        channels = (self.unet.config.in_channels, self.unet.config.out_channels)
+        if channels != (3, 3):
+            raise ValueError(f"The model has in_channels={channels[0]}, out_channels={channels[1]}: images have 3.")
         if recipe.resolution % self.unet.size_divisor:
             raise ValueError(
                 f"resolution={recipe.resolution} does not divide by {self.unet.size_divisor}, which the model's "
@@ -180,7 +188,12 @@ def _start_from(
             "recipe, or train anew without --pretrained."
         )
     # The network's own schedule serves integer timesteps only, and must be the one that it is published with.
-    options = {**own, **recipe.model, "trained_betas": scheduler.config.trained_betas}
+    options = {
+        **own,
+        **recipe.model,
+        "sample_size": recipe.resolution,
+        "trained_betas": scheduler.config.trained_betas,
+    }
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
     manifest = None if pipe.training_manifest is None else check_manifest(pipe.training_manifest, pretrained)

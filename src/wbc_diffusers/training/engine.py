@@ -4,7 +4,7 @@ What differs between trainings is a `Task`; the engine knows neither diffusion n
 """
 
 import contextlib
-import io
+import hashlib
 import json
 import logging
 import math
@@ -22,13 +22,16 @@ from accelerate.utils import DistributedType, gather_object
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
+from wbc_diffusers import __version__
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
+from wbc_diffusers.data.images import write_png
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.ema import EMA
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, move_in, write_whole
 from wbc_diffusers.training.manifest import build_manifest
 from wbc_diffusers.training.optimizer import make_optimizer
+from wbc_diffusers.training.output import LAST_NAME, check_output, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
 from wbc_diffusers.training.recipe import Recipe
 from wbc_diffusers.training.stopping import StopSignal
@@ -44,8 +47,6 @@ MAY_CHANGE = {
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
 
 
-_LAST = "model_index.json"
-"""Without this file a pipeline folder cannot be loaded, so it is written last."""
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -86,7 +87,10 @@ class Trainer:
         if recipe.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError("mixed_precision fp16 needs an accelerator, and there is only a CPU: set bf16 or no.")
         self.checkpoints = Checkpoints(output / "checkpoints", recipe.keep_checkpoints)
-        checkpoint = self._check_output(resume)
+        checkpoint = check_output(output, source, self.checkpoints, resume)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            output.mkdir(parents=True, exist_ok=True)
 
         spec = DrawSpec(recipe.resolution, task.num_timesteps, recipe.random_flip, recipe.random_turn)
         self.feed = Feed(
@@ -96,35 +100,12 @@ class Trainer:
         self.total_steps = self.feed.total_steps()
         self._prepare_models()
         self.step, self.seconds = 0, 0.0
+        self.resumed_from = checkpoint
         if checkpoint is not None:
             self._resume(checkpoint)
         self.stop = StopSignal()
 
     # -- set-up ------------------------------------------------------------------------------------------------------
-
-    def _check_output(self, resume: str | None) -> Path | None:
-        """Make the output folder; returns the checkpoint to go on with, None to start anew."""
-        checkpoint = None
-        empty = not self.output.is_dir() or not any(self.output.iterdir())
-        if resume is None:
-            if not empty:
-                raise FileExistsError(
-                    f"{self.output} is not empty: give another --output, or go on with the run there by "
-                    "--resume latest."
-                )
-        elif resume == "latest" and self.checkpoints.latest() is None and (empty or self._cut_off_early()):
-            # So that a job that is started again and again takes one command.
-            logger.warning("There is no checkpoint in %s yet: the training starts anew.", self.output)
-        else:
-            checkpoint = self.checkpoints.find(resume)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.output.mkdir(parents=True, exist_ok=True)
-        return checkpoint
-
-    def _cut_off_early(self) -> bool:
-        """Whether the output is what a run leaves that is killed before its first checkpoint."""
-        return (self.output / "recipe.yaml").is_file() and not (self.output / _LAST).exists()
 
     def _prepare_models(self) -> None:
         recipe = self.recipe
@@ -167,7 +148,7 @@ class Trainer:
         self.checkpoints.verify(checkpoint)
         try:
             state = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-            theirs, data, processes = state["recipe"], state["data"], state["processes"]
+            theirs, data, parent, processes = state["recipe"], state["data"], state["parent"], state["processes"]
             # Places in the shares of a stream; all of them, since the images seen by every process are in the manifest.
             places = [
                 json.loads((checkpoint / f"feed-{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)
@@ -182,7 +163,20 @@ class Trainer:
                 f"{checkpoint} was trained with another {words}: resume with the same, or start a new output."
             )
         if data != self.feed.fingerprint:
-            raise ValueError(f"{checkpoint} was trained on other images than those given: give the same --data.")
+            raise ValueError(
+                f"{checkpoint} was trained on other images, or other classes of them, than those given: give the same "
+                "--data."
+            )
+        if parent != self._parent_fingerprint():
+            raise ValueError(
+                f"{checkpoint} was started from another model than {self.recipe.to_dict().get('pretrained')} is now: "
+                "give that one, or start a new output."
+            )
+        if state["step"] > self.total_steps:
+            raise ValueError(
+                f"{checkpoint} has {state['step']} updates, more than the {self.total_steps} that are wanted: raise "
+                "--max-train-steps, or resume from an earlier checkpoint."
+            )
         try:
             self.accelerator.load_state(str(checkpoint))
         except Exception as error:
@@ -190,9 +184,6 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.feed.go_on(places)
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            for aside in self.checkpoints.set_aside_after(checkpoint):
-                logger.warning("The run goes on from %s, so a newer checkpoint is now %s.", checkpoint, aside)
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -206,14 +197,28 @@ class Trainer:
             NonFiniteLossError: If the loss becomes infinite or not a number.
             CheckpointError: If a checkpoint or the pipeline folder cannot be written.
         """
+        with only_run(self.output) if self.accelerator.is_main_process else contextlib.nullcontext(), self.stop:
+            if self.resumed_from is not None and self.accelerator.is_main_process:
+                for aside in self.checkpoints.set_aside_after(self.resumed_from):
+                    logger.warning(
+                        "The run goes on from %s, so a newer checkpoint is now %s.", self.resumed_from, aside
+                    )
+            self._start_trackers()
+            done = self._train()
+            if done:
+                self._finish()
+        self.accelerator.end_training()
+        return done
+
+    def _train(self) -> bool:
+        """All updates, and what is due between them; False if SIGTERM cut them short."""
         recipe = self.recipe
-        self._start_trackers()
         started, seconds_before = time.monotonic(), self.seconds
         progress = Progress(self.step, self.total_steps, recipe.train_batch_size, show=self.accelerator.is_main_process)
         sums = {name: torch.zeros((), device=self.accelerator.device) for name in self.models}
         logged = self.step
         batches = self.feed.batches(self.step)
-        with self.stop, contextlib.closing(progress), contextlib.closing(batches):
+        with contextlib.closing(progress), contextlib.closing(batches):
             while self.step < self.total_steps:
                 for name, loss in self.update(batches).items():
                     sums[name] += loss
@@ -222,8 +227,9 @@ class Trainer:
                 last = self.step == self.total_steps
                 stop = self._told_to_stop()
                 checkpoint = last or stop or self.step % recipe.checkpoint_every == 0
-                validate = recipe.validation_images and (last or self.step % recipe.validate_every == 0)
-                sample = recipe.sample_images and (last or self.step % recipe.sample_every == 0)
+                # A cluster waits some seconds only, so that a run which is told to stop does without these.
+                validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
+                sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
                 if checkpoint or validate or sample or self.step % recipe.log_every == 0:
                     losses = self.mean_losses(sums, self.step - logged)
                     logged = self.step
@@ -238,9 +244,7 @@ class Trainer:
                 if checkpoint:
                     self._write_checkpoint()
                 if stop and not last:
-                    self.accelerator.end_training()
                     return False
-        self._finish()
         return True
 
     def update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
@@ -313,6 +317,7 @@ class Trainer:
                     "seconds": self.seconds,
                     "recipe": self.recipe.to_dict(),
                     "data": self.feed.fingerprint,
+                    "parent": self._parent_fingerprint(),
                     "processes": self.accelerator.num_processes,
                 }
                 (folder / "progress.json").write_text(json.dumps(state), encoding="utf-8")
@@ -323,19 +328,19 @@ class Trainer:
         if self.feed.has_validation:
             if self.accelerator.is_main_process:
                 batches = (self._to_device(b) for b in self.feed.validation_batches())
-                with torch.no_grad():
+                with self.stop.cutting_short(), torch.no_grad():
                     self._log(self.task.validate(self._average_models(), batches))
             self.accelerator.wait_for_everyone()
 
     def _draw_samples(self) -> None:
         if self.accelerator.is_main_process:
-            sheet = self.task.sample_grid(self._average_models(), self.recipe.sample_images)
-            content = io.BytesIO()
-            sheet.save(content, "PNG")
-            with _not_fatal("a sheet of samples"):
+            with self.stop.cutting_short(), _not_fatal("a sheet of samples"):
+                sheet = self.task.sample_grid(self._average_models(), self.recipe.sample_images)
                 folder = self.output / "samples"
                 folder.mkdir(exist_ok=True)
-                write_whole(folder / f"step-{self.step:07d}.png", content.getvalue())
+                partial = folder / ".partial.png"
+                write_png(partial, sheet, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}")
+                partial.replace(folder / f"step-{self.step:07d}.png")
         self.accelerator.wait_for_everyone()
 
     def _finish(self) -> None:
@@ -350,7 +355,7 @@ class Trainer:
             )
             try:
                 self.task.save(self._average_models(), partial, manifest)
-                move_in(partial, self.output, last=_LAST)
+                move_in(partial, self.output, last=LAST_NAME)
             except Exception as caught:
                 error = caught
                 shutil.rmtree(partial, ignore_errors=True)
@@ -359,7 +364,6 @@ class Trainer:
                 f"The pipeline folder {self.output} could not be written ({error or 'another process failed'}). "
                 f"{self.checkpoints.describe_latest()}: make room there and go on with --resume latest."
             ) from error
-        self.accelerator.end_training()
 
     # -- small things ------------------------------------------------------------------------------------------------
 
@@ -369,6 +373,11 @@ class Trainer:
             return yes
         noes = torch.tensor(float(not yes), device=self.accelerator.device)
         return float(self.accelerator.reduce(noes, reduction="sum")) == 0.0
+
+    def _parent_fingerprint(self) -> str | None:
+        """What tells the model that the training started from; None if there is none, or none with a manifest."""
+        parent = self.task.parent_manifest
+        return None if parent is None else hashlib.sha256(json.dumps(parent, sort_keys=True).encode()).hexdigest()
 
     def _average_models(self) -> dict[str, nn.Module]:
         return {name: average.model for name, average in self.averages.items()}

@@ -62,8 +62,10 @@ class Feed:
             self.stream, self.train = None, CellImages(data, spec, recipe.seed, recipe.class_column, class_names)
             self.class_names = self.train.class_names
             self.train_hashes = self.train.hashes()
+            self.train.pixels(0)
             # The order counts: it is by index that a resumed run finds its images again.
-            self.fingerprint = hashlib.sha256(json.dumps(self.train_hashes).encode()).hexdigest()
+            content = [self.train_hashes, self.train.labels, self.class_names]
+            self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         self.validation = self._load_validation(source)
 
     def _load_validation(self, source: str) -> CellImages | None:
@@ -77,7 +79,13 @@ class Feed:
                 logger.warning("There will be no validation loss. %s", error)
             return None
         plain = DrawSpec(self.spec.resolution, self.spec.num_timesteps)
-        return CellImages(held_out, plain, 0, self.recipe.class_column, self.class_names or None)
+        try:
+            images = CellImages(held_out, plain, 0, self.recipe.class_column, self.class_names or None)
+        except ValueError as error:
+            raise ValueError(f"The validation split doesn't fit: {error} Or set validation_images 0.") from error
+        for index in range(min(self.recipe.validation_images, len(images))):
+            images.pixels(index)  # a broken one shows now, not after hours of training
+        return images
 
     @property
     def has_validation(self) -> bool:

@@ -60,8 +60,8 @@ def drop_rows_after(log: Path, step: int) -> None:
     """Drop the rows that a resumed run will write again, and a last row cut off by a kill."""
     if log.is_file():
         kept = []
-        for line in log.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
+        for line in log.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(json.JSONDecodeError, TypeError, KeyError):  # no row of ours
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
         write_whole(log, "".join(kept).encode())

@@ -79,6 +79,8 @@ class Recipe:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be above 0.")
             if f.name in _ZERO_OR_MORE and value < 0:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be 0 or more.")
+            if f.name == "seed" and value >= 2**63:
+                raise ValueError(f"The recipe's seed is {value}; it must be below 2^63.")
             if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
                 raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
 
@@ -152,6 +154,8 @@ def override_parser(recipe_class: type[Recipe]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(recipe_class)
     for f in dataclasses.fields(recipe_class):
+        if f.name == "kind":  # says which class reads the file
+            continue
         read = _text_value if str in _alternatives(hints[f.name]) else _yaml_value
         parser.add_argument(_option(f.name), dest=f.name, type=read)
     return parser

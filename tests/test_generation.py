@@ -223,6 +223,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(prediction, opt
     assert not (tmp_path / "out").exists()
 
 
+def test_model_that_makes_no_images_writes_nothing(model, tmp_path):
+    pipe = WBCDDIMPipeline.from_pretrained(model)
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, float("nan"))
+    pipe.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match="images are not finite .NaN or infinite.: see that the network's weights"):
+        make(str(tmp_path / "broken"), tmp_path / "out", 2)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_gives_nearly_the_same_images(precision, model, tmp_path):
     make(model, tmp_path / "full", 4)

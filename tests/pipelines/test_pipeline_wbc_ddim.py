@@ -350,6 +350,30 @@ def test_compiled_network_is_compiled_once_for_all_steps():
     assert (compiled - plain).abs().max() < 1e-2
 
 
+# Images that are none.
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_never_given(bad):
+    pipe = tiny_pipe()
+    noise = torch.zeros(3, 3, 16, 16)
+    noise[1, 0, 5, 7] = bad
+    with pytest.raises(ValueError, match=r"[1-3] of 3 images are not finite .*weights and the latents"):
+        pipe(3, 2, latents=noise)
+    torch.nn.init.constant_(pipe.unet.conv_out.bias, bad)
+    for output_type in ("pil", "np", "pt"):
+        with pytest.raises(ValueError, match="2 of 2 images are not finite"):
+            pipe(2, 2, output_type=output_type)
+
+
+@pytest.mark.parametrize("name", ["DEISMultistepScheduler", "SASolverScheduler"])
+def test_solver_that_divides_by_no_noise_is_named(name):
+    pipe = tiny_pipe()
+    pipe.scheduler = getattr(diffusers, name).from_config(SigmoidDDIMScheduler(max_signal_rate=1.0).config)
+    with pytest.raises(ValueError, match=rf"1 of 1 images are not finite.*{name} can run this schedule"):
+        pipe(1, 5)
+
+
 # Callbacks.
 
 

@@ -158,7 +158,7 @@ class WBCDDIMPipeline(DiffusionPipeline):
             [`~pipelines.ImagePipelineOutput`] or `tuple`: The images, as `.images` or as the tuple's first element.
 
         Raises:
-            ValueError: If an argument, or the scheduler, doesn't fit.
+            ValueError: If an argument, or the scheduler, doesn't fit, or if an image is not finite.
 
         Example:
 
@@ -206,9 +206,20 @@ class WBCDDIMPipeline(DiffusionPipeline):
         if not self.interrupt:
             sample = self._denoise(sample, labels)
 
+        self._check_finite(sample)
         images = self._to_output((sample / 2 + 0.5).clamp(0, 1), contrast, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_finite(self, sample: Tensor) -> None:
+        """Raise if a sample (B, C, H, W) is no image: as bytes it would be black, and look like a result."""
+        broken = (~sample.isfinite()).flatten(1).any(dim=1)
+        if broken.any():
+            raise ValueError(
+                f"{int(broken.sum())} of {len(sample)} images are not finite (NaN or infinite): see that the network's "
+                f"weights and the latents are finite, that the network runs in float32 or bfloat16, and that "
+                f"{type(self.scheduler).__name__} can run this schedule (some can't at max_signal_rate=1)."
+            )
 
     def _to_output(
         self, images: Tensor, contrast: float | None, output_type: str

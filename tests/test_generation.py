@@ -227,7 +227,7 @@ def test_model_that_makes_no_images_writes_nothing(model, tmp_path):
     pipe = WBCDDIMPipeline.from_pretrained(model)
     torch.nn.init.constant_(pipe.unet.conv_out.bias, float("nan"))
     pipe.save_pretrained(tmp_path / "broken")
-    with pytest.raises(ValueError, match="images are not finite .NaN or infinite.: see that the network's weights"):
+    with pytest.raises(ValueError, match=r"images are not finite \(NaN or infinite\): see that"):
         make(str(tmp_path / "broken"), tmp_path / "out", 2)
     assert not (tmp_path / "out").exists()
 

@@ -235,6 +235,34 @@ def test_copies_inside_one_split_are_kept_and_reported(tmp_path: Path) -> None:
     assert [pair["files"] for pair in report.duplicates] == [["0.png", "b.png"]]
 
 
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("near", [False, True], ids=["exact", "near"])
+def test_copies_with_different_labels_are_all_left_out(tmp_path: Path, near: bool, drop: bool) -> None:
+    source = folder_of_cells(tmp_path / "src", 12, ("none", "hypersegmentation"))
+    image = Image.open(source / "none" / "cell004.png").crop((6, 7, 54, 55))
+    copy = source / "hypersegmentation" / "copy.png"
+    (image.transpose(Image.Transpose.ROTATE_90) if near else image).save(copy)
+    shutil.copy(source / "none" / "cell004.png", source / "none" / "again.png")
+    report = run(source, tmp_path / "out", drop_duplicates=drop)
+    here, there = "neutrophil, none, grade 0", "neutrophil, hypersegmentation, grade 2"
+    assert report.left_out == [
+        ("hypersegmentation/copy.png", "conflicting_labels", f"copy of none/again.png, labelled {here}"),
+        ("none/again.png", "conflicting_labels", f"copy of hypersegmentation/copy.png, labelled {there}"),
+        ("none/cell004.png", "conflicting_labels", f"copy of hypersegmentation/copy.png, labelled {there}"),
+    ]
+    assert len(rows_of(tmp_path / "out")) == sum(report.kept.values()) == 11
+    assert any(note.startswith("3 images are copies of others with another label") for note in report.notes)
+
+
+def test_a_grade_or_a_cell_type_can_contradict_too_and_a_set_of_nothing_else_is_refused(tmp_path: Path) -> None:
+    for column, value in (("cell_type", "basophil"), ("grade", "1")):
+        row = {"file_name": "0.png", "cell_type": "neutrophil", "abnormality": "dohle_bodies", "grade": "2"}
+        source = with_metadata(tmp_path / column, [row, row | {"file_name": "1.png", column: value}])
+        shutil.copy(source / "0.png", source / "1.png")
+        with pytest.raises(ValueError, match=r"no image of .* is left. Left out: 2 conflicting_labels"):
+            run(source, tmp_path / "out", split=(1, 0, 0))
+
+
 def test_labels_come_from_rules_folders_and_columns(tmp_path: Path) -> None:
     rows = [{"file_name": f"{i}.png", "cell_type": "neutrophil", "shape": "many" if i < 3 else "two"} for i in range(9)]
     rows.append({"file_name": "other.png", "cell_type": "basophil", "shape": "many"})

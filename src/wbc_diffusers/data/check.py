@@ -36,6 +36,7 @@ REASONS = {
     "generated": "marked as made by a trained model; such images are no training data",
     "no_background": "no bright slide background found to normalise",
     "duplicate": "copy of an image that was kept",
+    "conflicting_labels": "copies of one image with different labels",
 }
 """Code of every reason for leaving a file out, and what it means."""
 

@@ -206,29 +206,54 @@ def _split(cells: list[Cell], fractions: Sequence[float], seed: int, resplit: bo
 
 
 def _without_duplicates(cells: list[Cell], drop: bool, report: Report) -> list[Cell]:
-    """Refuse copies across splits, or with `drop` keep one of each set of copies."""
+    """Leave out copies that contradict each other; refuse others across splits, or with `drop` keep one of each set."""
     pairs = find_duplicates(
         np.stack([cell.facts.hashes for cell in cells]),
         np.stack([cell.facts.thumbnail for cell in cells]),
         [cell.facts.pixel_sha256 for cell in cells],
     )
-    across = [pair for pair in pairs if cells[pair.first].split != cells[pair.second].split]
     report.add_pairs(pairs, cells)
-    if across and not drop:
-        raise ValueError(_refusal(across, cells))
-    if not drop:
-        if pairs:
-            report.notes.append(
-                f"{len(pairs)} pairs of copies inside one split were kept; --drop-duplicates removes them"
-            )
-        return cells
-    gone: dict[int, int] = {}
+    gone: dict[int, tuple[str, str]] = {}
     for members in clusters(pairs, len(cells)):
-        best = min(members, key=lambda place: (SPLITS.index(cells[place].split), cells[place].item.name))
-        gone |= {place: best for place in members if place != best}
-    report.left_out += [(cells[i].item.name, "duplicate", f"of {cells[best].item.name}") for i, best in gone.items()]
+        contradictions = _contradictions([cells[place] for place in members])
+        if contradictions:  # nothing tells which label is true
+            gone |= {i: ("conflicting_labels", text) for i, text in zip(members, contradictions, strict=True)}
+        elif drop:
+            best = min(members, key=lambda place: (SPLITS.index(cells[place].split), cells[place].item.name))
+            gone |= {i: ("duplicate", f"of {cells[best].item.name}") for i in members if i != best}
+    staying = [pair for pair in pairs if pair.first not in gone and pair.second not in gone]
+    across = [pair for pair in staying if cells[pair.first].split != cells[pair.second].split]
+    if across:
+        raise ValueError(_refusal(across, cells))
+    if staying:
+        report.notes.append(
+            f"{len(staying)} pairs of copies inside one split were kept; --drop-duplicates removes them"
+        )
+    conflicting = sum(reason == "conflicting_labels" for reason, _ in gone.values())
+    if conflicting:
+        report.notes.append(
+            f"{conflicting} images are copies of others with another label, and none of them was kept; "
+            "report.json names them: correct their labels"
+        )
+    report.left_out += [(cells[place].item.name, reason, detail) for place, (reason, detail) in gone.items()]
     report.left_out.sort()
-    return [cell for place, cell in enumerate(cells) if place not in gone]
+    kept = [cell for place, cell in enumerate(cells) if place not in gone]
+    if not kept:
+        raise ValueError(f"no image of {report.source} is left. {report.reasons_in_words()}")
+    return kept
+
+
+def _contradictions(copies: list[Cell]) -> list[str]:
+    """Name for each of a set of copies the first one whose label is another; empty where all labels are the same."""
+    labels = [(cell.label.cell_type, cell.label.abnormality, cell.label.grade) for cell in copies]
+    if len(set(labels)) == 1:
+        return []
+    others = [next(place for place, other in enumerate(labels) if other != label) for label in labels]
+    return [
+        f"copy of {copies[place].item.name}, labelled {labels[place][0] or 'no cell type'}, {labels[place][1]}, "
+        f"grade {labels[place][2]}"
+        for place in others
+    ]
 
 
 def _refusal(pairs: list[Pair], cells: list[Cell], most: int = 5) -> str:

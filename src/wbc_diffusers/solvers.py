@@ -40,8 +40,18 @@ def as_solver(scheduler: Any, name: str | None) -> Any:
 
 def swapped(scheduler: Any, solver_class: Any, **changes: Any) -> Any:
     """A scheduler of another class with the config of this one, but for the changes."""
+    return solver_class.from_config(config_with_betas(scheduler), **changes)
+
+
+def config_with_betas(scheduler: Any) -> dict[str, Any]:
+    """The config of a scheduler, with the betas that it made of options which another class may not have."""
     # A scheduler that was never saved doesn't name its class, and diffusers then warns of each of its own options.
-    return solver_class.from_config({**scheduler.config, "_class_name": type(scheduler).__name__}, **changes)
+    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    if config.get("trained_betas") is None and getattr(scheduler, "betas", None) is not None:
+        config["trained_betas"] = scheduler.betas.tolist()
+        # diffusers drops what is listed there.
+        config["_use_default_values"] = [n for n in config.get("_use_default_values", ()) if n != "trained_betas"]
+    return config
 
 
 def name_of(scheduler: Any) -> str:

@@ -170,6 +170,16 @@ def test_every_compatible_scheduler_of_diffusers_takes_the_schedule():
         assert SigmoidDDIMScheduler.from_config(swapped.config).config.min_signal_rate == 0.01
 
 
+def test_config_of_another_scheduler_without_its_betas_is_refused():
+    theirs = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(ValueError, match=r"from beta_schedule='squaredcos_cap_v2'.*pass trained_betas=scheduler.betas"):
+        SigmoidDDIMScheduler.from_config(theirs.config)
+    taken = SigmoidDDIMScheduler.from_config(theirs.config, trained_betas=theirs.betas.tolist())
+    np.testing.assert_allclose(taken.alphas_cumprod.numpy(), theirs.alphas_cumprod.numpy(), atol=1e-6)
+    anew = SigmoidDDIMScheduler.from_config(theirs.config, trained_betas=None)
+    np.testing.assert_allclose(anew.alphas_cumprod.numpy(), alphas_by_hand(), atol=1e-6)
+
+
 # Timesteps.
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 from torch import nn
 
@@ -205,3 +205,19 @@ def test_fine_tuning_refuses_another_prediction_or_network_and_unknown_options(
         DDIMTask(small(model={"block_out_channels": [8, 16]}, pretrained=base))
     with pytest.raises(ValueError, match="scheduler doesn't fit SigmoidDDIMScheduler: it has no min_signal_rat"):
         DDIMTask(small(scheduler={"min_signal_rat": 0.008}, model={}, pretrained=base))
+
+
+def test_fine_tuning_takes_over_the_betas_of_a_scheduler_of_diffusers(trainer: Any, small: Any, tmp_path: Path) -> None:
+    trainer(small(max_train_steps=1), tmp_path / "base").run()
+    pipe = WBCDDIMPipeline.from_pretrained(tmp_path / "base")
+    pipe.scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    pipe.save_pretrained(tmp_path / "base")
+    task = DDIMTask(small(model={}, pretrained=str(tmp_path / "base")))
+    assert isinstance(task.solver, DDIMScheduler)
+    for scheduler in (task.scheduler, task.solver):
+        torch.testing.assert_close(scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod, atol=1e-6, rtol=0)
+    bounds = {"min_signal_rate": 0.008}
+    with pytest.raises(ValueError, match=r"given by its betas, which the recipe's min_signal_rate would not change"):
+        DDIMTask(small(model={}, scheduler=bounds, pretrained=str(tmp_path / "base")))
+    anew = DDIMTask(small(model={}, scheduler={**bounds, "trained_betas": None}, pretrained=str(tmp_path / "base")))
+    assert float(anew.scheduler.alphas_cumprod[-1].sqrt()) == pytest.approx(0.008, rel=1e-4)

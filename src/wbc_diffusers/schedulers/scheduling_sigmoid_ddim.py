@@ -5,7 +5,8 @@ This file is shipped with checkpoints: it imports nothing of the package.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ Array = NDArray[np.float64]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+SCHEDULE_OPTIONS = ("noise_schedule", "start", "end", "tau", "min_signal_rate", "max_signal_rate", "signal_rate_bounds")
+"""What the betas are computed from; without effect beside `trained_betas`."""
 
 
 def _bounded(curve: Callable[[Array], Array], t: Array, start: float, end: float) -> Array:
@@ -219,6 +222,26 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build a scheduler from its config, or from that of another scheduler, whose betas it takes over.
+
+        Args:
+            config: The config.
+            return_unused_kwargs: Whether to return the options that it doesn't have too.
+            kwargs: What differs from the config.
+
+        Raises:
+            ValueError: If it is the config of another scheduler that doesn't hold its betas, or an option doesn't fit.
+        """
+        foreign = isinstance(config, Mapping) and "beta_schedule" in config and config.get("trained_betas") is None
+        if foreign and "trained_betas" not in kwargs:
+            raise ValueError(
+                f"The config's betas come from beta_schedule={config['beta_schedule']!r}, which SigmoidDDIMScheduler "
+                "doesn't have: pass trained_betas=scheduler.betas.tolist(), or trained_betas=None for a schedule anew."
+            )
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps

@@ -13,8 +13,8 @@ from wbc_diffusers.data.dataset import Batch
 from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
-from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
-from wbc_diffusers.solvers import as_solver, swapped
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, SigmoidDDIMScheduler
+from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe, plain
@@ -171,10 +171,16 @@ def _start_from(
     if pipe.training_manifest is None:
         logger.warning("%s has no training manifest: the new one can't tell the images of that model.", pretrained)
     scheduler, unused = SigmoidDDIMScheduler.from_config(
-        pipe.scheduler.config, return_unused_kwargs=True, **recipe.scheduler
+        config_with_betas(pipe.scheduler), return_unused_kwargs=True, **recipe.scheduler
     )
     if unknown := sorted(recipe.scheduler.keys() & unused.keys()):
         raise ValueError(f"The recipe's scheduler doesn't fit SigmoidDDIMScheduler: it has no {', '.join(unknown)}.")
+    given = sorted(recipe.scheduler.keys() & set(SCHEDULE_OPTIONS))
+    if given and scheduler.config.computed_betas is None:
+        raise ValueError(
+            f"The noise schedule of {pretrained} is given by its betas, which the recipe's {', '.join(given)} would not "
+            "change: take it out of the recipe's scheduler, or add trained_betas: null there for a schedule anew."
+        )
     if scheduler.config.prediction_type != pipe.scheduler.config.prediction_type:
         raise ValueError(
             f"{pretrained} predicts {pipe.scheduler.config.prediction_type}, the recipe wants "

@@ -304,6 +304,21 @@ def test_wrong_options_are_refused_with_what_to_do(tmp_path: Path, options: dict
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
+def test_output_that_cannot_be_replaced_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    looked = []
+
+    def busy(*_: Path) -> None:
+        raise OSError(16, "Device or resource busy")  # as for a mount point, which only root can make
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(ValueError, match="cannot be replaced by a finished one"):
+        run(folder_of_cells(tmp_path / "src"), tmp_path / "out", progress=lambda *now: looked.append(now))
+    assert looked == []
+
+
 def test_output_that_holds_something_is_refused_untouched(tmp_path: Path) -> None:
     source = folder_of_cells(tmp_path / "src")
     (tmp_path / "out").mkdir()

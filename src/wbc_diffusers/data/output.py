@@ -1,5 +1,6 @@
 """The output folder: refused if it holds something, written beside its place, and moved there when it is whole."""
 
+import glob
 import os
 import re
 import shutil
@@ -10,13 +11,18 @@ from pathlib import Path
 
 
 def check_output(out: Path, source: str | Path | None = None) -> Path:
-    """Give the absolute path of an output folder that is absent or empty, and outside the source if one is given.
+    """Give the path, links followed, of an output folder that is absent or empty, and outside the source if given.
 
     Raises:
         FileExistsError: If it is a file or holds anything.
-        ValueError: If it lies in the source.
+        ValueError: If it lies in the source, or its path leads nowhere.
     """
-    out = out.expanduser().absolute()
+    try:
+        out = out.expanduser().resolve()
+    except RuntimeError as error:  # of an unknown user, or of links that lead to each other
+        raise ValueError(
+            f"output {out}: {str(error).rstrip('.')}; give the whole path of a new or empty folder"
+        ) from None
     if out.is_dir() and any(out.iterdir()):
         raise FileExistsError(
             f"output folder {out} already holds something; name a new or empty folder, or move that one away first"
@@ -24,9 +30,29 @@ def check_output(out: Path, source: str | Path | None = None) -> Path:
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"output {out} is a file; name a new or empty folder")
     place = None if source is None else Path(source)
-    if place is not None and place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+    if place is not None and place.is_dir() and out.is_relative_to(place.resolve()):
         raise ValueError(f"output folder {out} lies in the source {place}, which must not change; give one outside it")
     return out
+
+
+def make_way(out: Path) -> None:
+    """Remove what killed runs left beside `out`, and see that a finished folder can take its place.
+
+    Raises:
+        ValueError: If `out` is an empty folder that cannot be replaced, such as a mount point.
+    """
+    _remove_leftovers(out)
+    if not out.exists():
+        return
+    aside = _partial(out)
+    try:
+        out.rename(aside)  # the one sure test: not every mount shows
+    except OSError as error:
+        raise ValueError(
+            f"output folder {out} cannot be replaced by a finished one ({error.strerror}), as a mount point cannot; "
+            f"name a new folder in it, such as {out / 'cells'}"
+        ) from None
+    aside.rename(out)
 
 
 @contextmanager
@@ -34,11 +60,13 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """Give a folder beside `out` to write in; it becomes `out` if the block ends well, and goes away otherwise.
 
     A process that is killed leaves it behind under a hidden name; the next run for the same `out` removes it.
+
+    Raises:
+        ValueError: If `out` is there and cannot be replaced.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    host = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())
-    _remove_leftovers(out, host)
-    partial = out.parent / f".{out.name}.partial-{host}-{os.getpid()}"
+    make_way(out)
+    partial = _partial(out)
     partial.mkdir()
     try:
         yield partial
@@ -64,9 +92,15 @@ def output_names(sources: Sequence[tuple[str, str]]) -> list[str]:
     return names
 
 
-def _remove_leftovers(out: Path, host: str) -> None:
+def _partial(out: Path) -> Path:
+    """Give the hidden name beside `out` that this process writes under; others of this machine differ by the number."""
+    host = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())
+    return out.with_name(f".{out.name}.partial-{host}-{os.getpid()}")
+
+
+def _remove_leftovers(out: Path) -> None:
     """Remove what killed runs on this machine left behind."""
-    for leftover in out.parent.glob(f".{out.name}.partial-{host}-*"):
+    for leftover in out.parent.glob(glob.escape(_partial(out).name.rpartition("-")[0]) + "-*"):
         number = leftover.name.rpartition("-")[2]
         # A number is used again after a kill, in containers often at once: one's own is that of a process that is gone.
         if number.isdigit() and (int(number) == os.getpid() or not _alive(int(number))):

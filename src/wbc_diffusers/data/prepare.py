@@ -25,7 +25,7 @@ from wbc_diffusers.data.labels import (
     parse_rule,
     parse_where,
 )
-from wbc_diffusers.data.output import check_output, output_names, whole_folder
+from wbc_diffusers.data.output import check_output, make_way, output_names, whole_folder
 from wbc_diffusers.data.parallel import parallel_map
 from wbc_diffusers.data.report import Report
 from wbc_diffusers.data.sources import Item, Source, read_source
@@ -90,8 +90,8 @@ def prepare(
     Raises:
         FileNotFoundError: If the source does not exist.
         FileExistsError: If `out` holds something.
-        ValueError: For options, columns, labels or splits that cannot be, for copies across splits, and if no image
-            is left.
+        ValueError: For options, columns, labels or splits that cannot be, for copies across splits, for an `out` that
+            cannot be replaced, and if no image is left.
     """
     geometry = Geometry(crop, crop if size is None else size)
     fractions, target = check_fractions(split), _target(normalise_background)
@@ -99,6 +99,7 @@ def prepare(
     if workers < 1:
         raise ValueError(f"workers {workers}: wanted 1 or more")
     out = check_output(Path(out), source)
+    make_way(out)
     listed = read_source(source)
     report = Report(str(source), str(out), {
         "version": __version__, "source_kind": listed.kind, "crop": crop, "size": geometry.size, "seed": seed,

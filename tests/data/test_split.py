@@ -35,7 +35,9 @@ def test_no_wanted_split_stays_empty(seed: int) -> None:
 def test_too_few_groups_and_wrong_fractions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"2 groups cannot be split into train, validation, test.*such as 1,0,0"):
         assign_splits(["a", "b", "a"], (0.8, 0.1, 0.1), 0)
-    for fractions in ((0.8, 0.2), (0.8, 0.3, -0.1), (0, 0.5, 0.5), (0.8, 0.1, 0.2)):
+    nan, inf = float("nan"), float("inf")
+    wrong = [(0.8, 0.2), (0.8, 0.3, -0.1), (0, 0.5, 0.5), (0.8, 0.1, 0.2), (inf, 0, 0)]
+    for fractions in [*wrong, (nan, 0.1, 0.1), (0.8, nan, 0.1), (0.8, 0.2, nan)]:
         with pytest.raises(ValueError, match="wanted three numbers of at least 0"):
             check_fractions(fractions)
 

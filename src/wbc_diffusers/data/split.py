@@ -19,7 +19,8 @@ def split_name(text: str) -> str | None:
 def check_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
     """Check the fractions of train, validation and test: three numbers of at least 0, train above 0, sum 1."""
     values = tuple(float(value) for value in fractions)
-    if len(values) != 3 or min(values) < 0 or values[0] <= 0 or abs(sum(values) - 1) > 1e-6:
+    fit = len(values) == 3 and all(value >= 0 for value in values) and values[0] > 0 and abs(sum(values) - 1) <= 1e-6
+    if not fit:  # put so that NaN, of which no comparison holds, is none
         raise ValueError(
             f"split fractions {list(fractions)}: wanted three numbers of at least 0 for train, validation and test, "
             "train above 0, that sum to 1, such as 0.8,0.1,0.1"

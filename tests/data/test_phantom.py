@@ -301,6 +301,7 @@ def test_a_folder_holds_its_cells_and_their_truth(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ((31, 0, "none", 0), "size is 31, but a phantom cell needs at least 32"),
+        ((4097, 0, "none", 0), "size is 4097, but a phantom cell has at most 4096 pixels a side"),
         ((64, -1, "none", 0), "seed is -1, but seeds are 0 or more"),
         ((64, 0, "dohle", 1), "'dohle', but must be one of none, hypersegmentation, dohle_bodies, hypergranulation"),
         ((64, 0, "none", 1), "grade is 1, but abnormality 'none' has grade 0"),

@@ -9,7 +9,7 @@ import typer
 def phantom(
     out: Annotated[Path, typer.Option(help="New or empty folder for the PNGs and their metadata.csv.")],
     num: Annotated[int, typer.Option(help="Number of cells.")] = 100,
-    size: Annotated[int, typer.Option(help="Pixels a side, 32 or more.")] = 64,
+    size: Annotated[int, typer.Option(help="Pixels a side, 32 to 4096.")] = 64,
     seed: Annotated[
         int, typer.Option(help="Seed of the first cell; the others follow it. Forty seeds are a slide.")
     ] = 0,

@@ -22,6 +22,9 @@ PHANTOM_VERSION = "1"
 CELLS_PER_SLIDE = 40
 """Seeds 0 to 39 are slide 0, and so on: one light, one stain, one crowd of red cells."""
 
+MAX_SIZE = 4096
+"""Most pixels a side; the memory that a cell takes grows with their square."""
+
 ABNORMALITIES = ("none", "hypersegmentation", "dohle_bodies", "hypergranulation")
 """Those of `labels`, written down again: their order seeds the draws, so it belongs to the version."""
 
@@ -130,6 +133,8 @@ class _Plan:
 def _check(size: int, seed: int, abnormality: str, grade: int) -> None:
     if size < 32:
         raise ValueError(f"size is {size}, but a phantom cell needs at least 32 pixels a side")
+    if size > MAX_SIZE:
+        raise ValueError(f"size is {size}, but a phantom cell has at most {MAX_SIZE} pixels a side")
     if seed < 0:
         raise ValueError(f"seed is {seed}, but seeds are 0 or more")
     if abnormality not in ABNORMALITIES:
@@ -228,7 +233,7 @@ def render_cell(size: int, seed: int, abnormality: str = "none", grade: int = 0)
     """Render one neutrophil among red cells, with its truth.
 
     Args:
-        size: Pixels a side, 32 or more. The field shown is the same at every size.
+        size: Pixels a side, 32 to `MAX_SIZE`. The field shown is the same at every size.
         seed: 0 or more; the same four arguments give the same pixels. Its slide is `seed // CELLS_PER_SLIDE`.
         abnormality: One of `ABNORMALITIES`.
         grade: 0 with "none"; 1 (slight) or 2 (severe) with the others.
@@ -316,7 +321,7 @@ def render_folder(
     Args:
         out: The folder to make; it may exist if it is empty.
         num: Number of cells, 1 or more.
-        size: Pixels a side, 32 or more.
+        size: Pixels a side, 32 to `MAX_SIZE`.
         seed: First seed.
         abnormality: One of `ABNORMALITIES`.
         grade: 0 with "none"; 1 or 2 with the others.

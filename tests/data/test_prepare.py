@@ -201,6 +201,22 @@ def test_prepared_folder_prepares_again_with_its_split_and_labels(tmp_path: Path
     assert {r["original_source"] for r in again.values()} == set(first)
 
 
+def test_names_and_columns_of_odd_characters_come_back_however_often_they_are_prepared(tmp_path: Path) -> None:
+    odd = [f"{char}x{char}" for char in '\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\n,"']
+    rows = [{"file_name": f"{text}.png", f"note{odd[8]}": text} for text in odd]
+    run(with_metadata(tmp_path / "src", rows), tmp_path / "1", split=(1, 0, 0))
+    for again in ("2", "3"):
+        run(tmp_path / str(int(again) - 1), tmp_path / again)
+    names = [f"{text}.png" for text in odd]
+    for out, column in (("1", "source"), ("2", "original_source"), ("3", "original_source")):
+        data = load_cells(str(tmp_path / out), "train")
+        assert sorted(data[column]) == sorted(names)
+        assert {row[column]: row[f"note{odd[8]}"] for row in data} == dict(zip(names, odd, strict=True))
+    third = load_cells(str(tmp_path / "3"), "train")
+    first = load_cells(str(tmp_path / "1"), "train")
+    assert sorted(third["original_original_source"]) == sorted(first["file_name"])
+
+
 @pytest.mark.parametrize("copy", ["exact", "jpeg", "turned", "mirrored and darker"])
 def test_copies_across_splits_are_refused_or_dropped(tmp_path: Path, copy: str) -> None:
     rows = [{"file_name": f"{i}.png", "split": "train" if i < 6 else "test"} for i in range(8)]
@@ -442,6 +458,15 @@ def test_microns_per_pixel_follow_the_shrinking_and_columns_stay(tmp_path: Path)
     assert {(r["microns_per_pixel"], r["stain"], r["lab"]) for r in rows_of(tmp_path / "out").values()} == {
         ("0.3", "MGG", "L")
     }
+
+
+@pytest.mark.parametrize("width", ["nan", "-1", "0", "inf", "0,1", "0.1 um"])
+def test_a_width_of_a_pixel_that_cannot_be_is_refused_by_row_before_the_work(tmp_path: Path, width: str) -> None:
+    rows = [{"file_name": f"{i}.png", "microns_per_pixel": width if i == 2 else ""} for i in range(4)]
+    looked: list[object] = []
+    with pytest.raises(ValueError, match=rf"^2.png: microns_per_pixel '{width}', wanted a number above 0 such as 0.1"):
+        run(with_metadata(tmp_path / "src", rows), tmp_path / "out", progress=lambda *now: looked.append(now))
+    assert looked == []
 
 
 def test_names_that_meet_or_are_not_portable_get_names_of_their_own(tmp_path: Path) -> None:

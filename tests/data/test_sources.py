@@ -70,3 +70,36 @@ def test_what_is_no_source_is_refused_with_what_is(tmp_path: Path) -> None:
 
 def test_names_that_are_not_utf8_are_shown_as_escapes() -> None:
     assert shown("caf\udce9.png") == "caf\\xe9.png"
+
+
+ODD = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei"  # str.splitlines ends lines at each of these
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_lines_of_metadata_end_where_csv_and_json_say(tmp_path: Path, kind: str, end: str) -> None:
+    odd = ODD if kind == "csv" else ODD[:6]  # JSON allows no control characters
+    lines = ["file_name,note", f"0.png,{odd}", "1.png,x"]
+    if kind == "jsonl":
+        lines = [f'{{"file_name": "0.png", "note": "{odd}"}}', '{"file_name": "1.png", "note": "x"}']
+    (tmp_path / f"metadata.{kind}").write_bytes((end.join(lines) + end).encode())
+    assert [item.fields["note"] for item in read_source(tmp_path).items] == [odd, "x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("csv", 'file_name,a\n0.png,x\n\n1.png,"y\n2.png,z\n', r"row that begins at line 3: .*end of data; is a quote"),
+        ("csv", 'file_name,a\n0.png,x\n1.png,"5" lens"\n', r"row that begins at line 3: ',' expected after '\"'"),
+        ("csv", f"file_name,a\n0.png,{'x' * 140_000}\n", r"row that begins at line 2: field larger than field limit"),
+        ("csv", '"file_name,a\n0.png,x\n', r"row that begins at line 1: unexpected end of data"),
+        ("jsonl", '{"file_name": "0.png"}\n{"file_name": "\\ud800.png"}\n', r"line 2: '\\ud800' is half a character"),
+        ("jsonl", '{"file_name": "0.png", "a": [{"b": "\\udce9"}]}\n', r"line 1: '\\udce9' is half a character"),
+    ],
+)
+def test_metadata_that_is_no_csv_or_no_text_is_refused_by_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / f"metadata.{name}").write_text(text)
+    with pytest.raises(ValueError, match=rf"metadata\.{name}, .*{message}"):
+        read_source(tmp_path)

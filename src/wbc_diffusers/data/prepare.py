@@ -6,6 +6,7 @@ all that can refuse the whole, so nothing is written for a set that leaks.
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ def prepare(
     items = [item for item in listed.items if keep_row(item.fields, wheres)]
     report.filtered_out = len(listed.items) - len(items)
     labels = [label_of(item.fields, rules, item.name) for item in items]
+    for item in items:
+        _scaled(item, geometry)  # refused before the work, not after it
     cells = _measure_all(items, labels, listed, geometry, normalise_background is not False, workers, report, progress)
     report.options["group_column"] = _group(cells, items, group_column, report)
     _split(cells, fractions, seed, resplit, report)
@@ -294,42 +297,57 @@ def _write_all(
 
 
 def _write_tables(folder: Path, cells: list[Cell], written: list[tuple[str, str, str]], geometry: Geometry) -> None:
+    further = _further_columns(cells)
     rows: dict[str, list[dict[str, str]]] = {}
     for cell, (name, digest, perceptual) in zip(cells, written, strict=True):
+        fields = cell.item.fields
         own = {
             "file_name": name, "cell_type": cell.label.cell_type, "abnormality": cell.label.abnormality,
             "grade": str(cell.label.grade), "group": cell.group, "source": cell.item.name,
             "source_sha256": cell.facts.source_sha256, "pixel_sha256": digest, "perceptual_hash": perceptual,
-            "microns_per_pixel": _scaled(cell.item.fields.get("microns_per_pixel", ""), geometry),
-            "stain": cell.item.fields.get("stain", ""), "scanner": cell.item.fields.get("scanner", ""),
+            "microns_per_pixel": _scaled(cell.item, geometry),
+            "stain": fields.get("stain", ""), "scanner": fields.get("scanner", ""),
         }  # fmt: skip
-        rows.setdefault(cell.split, []).append(own | _extra(cell.item))
-    extra = {name: None for cell in cells for name in _extra(cell.item)}
+        rows.setdefault(cell.split, []).append(own | {new: fields.get(old, "") for old, new in further.items()})
     for split, table in rows.items():
+        # Before Python 3.13, csv puts no quotes around a \r that then ends the line.
+        bare = any("\r" in text for row in table for pair in row.items() for text in pair)
         with (folder / split / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*COLUMNS, *extra], restval="", lineterminator="\n")
+            writer = csv.DictWriter(
+                file,
+                [*COLUMNS, *further.values()],
+                lineterminator="\n",
+                quoting=csv.QUOTE_ALL if bare else csv.QUOTE_MINIMAL,
+            )
             writer.writeheader()
             writer.writerows(table)
 
 
-def _extra(item: Item) -> dict[str, str]:
-    """Give the source's further columns; those whose names are taken get `original_` before them."""
-    kept = {"cell_type", "abnormality", "grade", "microns_per_pixel", "stain", "scanner", "split"}
-    return {
-        (f"original_{name}" if name in COLUMNS else name): value
-        for name, value in item.fields.items()
-        if name not in kept and not (name == "group" and item.fields["group"].strip() == "")
-    }
+def _further_columns(cells: list[Cell]) -> dict[str, str]:
+    """Name the source's further columns as they are written: names that are taken get `original_` before them."""
+    replaced = {"cell_type", "abnormality", "grade", "microns_per_pixel", "stain", "scanner", "split"}
+    there = dict.fromkeys(
+        name for cell in cells for name, value in cell.item.fields.items() if name != "group" or value.strip()
+    )
+    names = {name: name for name in there if name not in replaced}
+    for name in [name for name in names if name in COLUMNS]:
+        while names[name] in COLUMNS or list(names.values()).count(names[name]) > 1:
+            names[name] = f"original_{names[name]}"
+    return names
 
 
-def _scaled(microns_per_pixel: str, geometry: Geometry) -> str:
-    """Bring the width of a pixel from the source's to the output's."""
-    if not microns_per_pixel.strip():
+def _scaled(item: Item, geometry: Geometry) -> str:
+    """Bring the width of a pixel from the source's to the output's; empty stays empty."""
+    text = item.fields.get("microns_per_pixel", "").strip()
+    if not text:
         return ""
     try:
-        return f"{float(microns_per_pixel) * geometry.crop / geometry.size:.6g}"
+        microns = float(text)
     except ValueError:
-        raise ValueError(f"microns_per_pixel {microns_per_pixel!r}: wanted a number, or empty") from None
+        microns = math.nan
+    if not 0 < microns < math.inf:
+        raise ValueError(f"{item.name}: microns_per_pixel {text!r}, wanted a number above 0 such as 0.1, or empty")
+    return f"{microns * geometry.crop / geometry.size:.6g}"
 
 
 def _watched(results: Iterator[Any], stage: str, total: int, progress: Progress | None) -> Iterator[Any]:

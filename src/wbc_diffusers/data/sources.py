@@ -1,6 +1,7 @@
 """List the images of a source, with what is known of each: a folder of classes, a folder with metadata, a data set."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from wbc_diffusers.data.check import read_file
 from wbc_diffusers.data.labels import abnormality_name
@@ -177,31 +178,40 @@ def _add_rows(source: Source, top: Path, metadata: list[Path], files: dict[str, 
 
 def _read_table(path: Path) -> Iterator[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8 text") from None
-    rows = _read_jsonl(path, text) if path.suffix == ".jsonl" else _read_csv(path, text)
+    lines = io.StringIO(text, newline="")  # unlike str.splitlines, it takes \v, U+2028 and their like for letters
+    rows = _read_jsonl(path, lines) if path.suffix == ".jsonl" else _read_csv(path, lines)
     for line, row in rows:
         if not row.get("file_name", "").strip():
             raise ValueError(f"{path}, line {line}: no file_name")
         yield row
 
 
-def _read_csv(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
-    header = list(reader.fieldnames or [])
-    if "file_name" not in header or len(set(header)) < len(header):
+def _read_csv(path: Path, lines: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(lines, strict=True)
+    last = 0
+    try:
+        header = list(reader.fieldnames or [])
+        if "file_name" not in header or len(set(header)) < len(header):
+            raise ValueError(
+                f"{path}: the header is {header}; wanted different names parted by commas, one of them file_name"
+            )
+        last = reader.line_num
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{path}, line {reader.line_num}: wanted {len(header)} fields like the header")
+            last = reader.line_num
+            yield last, dict(row)
+    except csv.Error as error:
         raise ValueError(
-            f"{path}: the header is {header}; wanted different names parted by commas, one of them file_name"
-        )
-    for row in reader:
-        if None in row or None in row.values():
-            raise ValueError(f"{path}, line {reader.line_num}: wanted {len(header)} fields like the header")
-        yield reader.line_num, dict(row)
+            f"{path}, in the row that begins at line {last + 1}: {error}; is a quote left open, or not doubled?"
+        ) from None
 
 
-def _read_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    for line, entry in enumerate(text.splitlines(), start=1):
+def _read_jsonl(path: Path, lines: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, entry in enumerate(lines, start=1):
         if not entry.strip():
             continue
         try:
@@ -210,7 +220,13 @@ def _read_jsonl(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f'{path}, line {line}: wanted an object such as {{"file_name": ...}}')
-        yield line, {str(key): _text(value) for key, value in values.items()}
+        row = {key: _text(value) for key, value in values.items()}
+        try:
+            "".join([*row, *row.values()]).encode()
+        except UnicodeEncodeError as error:
+            letter = error.object[error.start]
+            raise ValueError(f"{path}, line {line}: {letter!a} is half a character; write the whole one") from None
+        yield line, row
 
 
 def _text(value: Any) -> str:

@@ -270,6 +270,17 @@ def test_copies_with_different_labels_are_all_left_out(tmp_path: Path, near: boo
     assert any(note.startswith("3 images are copies of others with another label") for note in report.notes)
 
 
+def test_a_split_of_nothing_but_copies_is_told_to_be_empty(tmp_path: Path) -> None:
+    splits = ("train", "train", "validation", "test")
+    rows = [{"file_name": f"{i}.png", "split": split} for i, split in enumerate(splits)]
+    source = with_metadata(tmp_path / "src", rows)
+    shutil.copy(source / "0.png", source / "2.png")
+    report = run(source, tmp_path / "out", drop_duplicates=True)
+    empty = [note for note in report.notes if "empty" in note]
+    assert empty == ["the validation split is empty: all its images were left out as copies"]
+    assert report.kept == {"train": 2, "validation": 0, "test": 1}
+
+
 def test_a_grade_or_a_cell_type_can_contradict_too_and_a_set_of_nothing_else_is_refused(tmp_path: Path) -> None:
     for column, value in (("cell_type", "basophil"), ("grade", "1")):
         row = {"file_name": "0.png", "cell_type": "neutrophil", "abnormality": "dohle_bodies", "grade": "2"}

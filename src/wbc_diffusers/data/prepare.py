@@ -244,6 +244,8 @@ def _without_duplicates(cells: list[Cell], drop: bool, report: Report) -> list[C
     kept = [cell for place, cell in enumerate(cells) if place not in gone]
     if not kept:
         raise ValueError(f"no image of {report.source} is left. {report.reasons_in_words()}")
+    for split in sorted({cell.split for cell in cells} - {cell.split for cell in kept}, key=SPLITS.index):
+        report.notes.append(f"the {split} split is empty: all its images were left out as copies")
     return kept
 
 

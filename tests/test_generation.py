@@ -133,6 +133,7 @@ def test_nothing_tells_where_the_model_lies(model, tmp_path):
             ("hypergranulation", "1"),
         ),
         ({"class_column": "cell_type"}, ["neutrophil", "band"], "band", ("", "")),
+        ({"where": {"grade": "severe"}}, None, None, ("", "severe")),
     ],
 )
 def test_abnormality_and_grade_are_those_of_the_training(recipe, classes, chosen, expected, tmp_path):
@@ -140,6 +141,20 @@ def test_abnormality_and_grade_are_those_of_the_training(recipe, classes, chosen
     place = save_model(tmp_path / "model", manifest, num_class_embeds=None if classes is None else len(classes))
     make(str(place), tmp_path / "out", 1, class_name=chosen)
     assert [(row["abnormality"], row["grade"]) for row in rows(tmp_path / "out")] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "error"),
+    [
+        ({"schema_version": 99}, r"manifest of .*model has schema_version 99, and .* reads 1: update the package"),
+        ({"schema_version": 1, "recipe": "x"}, "has 'x' as its recipe, where an object is wanted"),
+    ],
+)
+def test_manifest_that_is_none_is_refused_before_anything_is_written(manifest, error, tmp_path):
+    place = save_model(tmp_path / "model", manifest)
+    with pytest.raises(ValueError, match=error):
+        make(str(place), tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_class_gives_the_images_of_its_label(tmp_path):

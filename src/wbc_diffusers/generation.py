@@ -24,7 +24,7 @@ from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
 from wbc_diffusers.solvers import as_solver, name_of
-from wbc_diffusers.training.manifest import public_name
+from wbc_diffusers.training.manifest import check_manifest, public_name
 
 SETTINGS_NAME = "generation.json"
 METADATA_NAME = "metadata.csv"
@@ -49,7 +49,7 @@ class Settings:
     contrast: float | None
     class_label: int | None
     abnormality: str
-    grade: int | None
+    grade: int | str | None
     mixed_precision: str
 
 
@@ -154,6 +154,8 @@ def process_state() -> PartialState:
 def _load(model: str, solver: str | None, device: torch.device) -> Any:
     """The pipeline of a folder or hub id, on a device, a solver of that name in its scheduler's place."""
     pipe: Any = WBCDDIMPipeline.from_pretrained(model)
+    if pipe.training_manifest is not None:
+        pipe.training_manifest = check_manifest(pipe.training_manifest, model)
     pipe.scheduler = as_solver(pipe.scheduler, solver)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
@@ -236,7 +238,7 @@ def _config_hash(pipe: Any) -> str:
 
 
 def _manifest_part(pipe: Any, part: str) -> dict[str, Any]:
-    return (getattr(pipe, "training_manifest", None) or {}).get(part) or {}
+    return (pipe.training_manifest or {}).get(part, {})
 
 
 def _class_label(pipe: Any, name: str | None) -> int | None:
@@ -253,14 +255,15 @@ def _class_label(pipe: Any, name: str | None) -> int | None:
     return names.index(name)
 
 
-def _depicted(pipe: Any, class_name: str | None) -> tuple[str, int | None]:
+def _depicted(pipe: Any, class_name: str | None) -> tuple[str, int | str | None]:
     """The abnormality and grade that the model was trained to show, by its manifest; empty where it does not say."""
     recipe = _manifest_part(pipe, "recipe")
     chosen = dict(recipe.get("where") or {})
     if class_name is not None and recipe.get("class_column"):
         chosen[recipe["class_column"]] = class_name
-    grade = chosen.get("grade")
-    return str(chosen.get("abnormality", "")), None if grade is None else int(grade)
+    grade = str(chosen.get("grade", ""))
+    # Grades are numbers, but a column of one's own may hold words, such as "severe".
+    return str(chosen.get("abnormality", "")), int(grade) if grade.isdecimal() else grade or None
 
 
 def _claim(out: Path, settings: Settings) -> None:

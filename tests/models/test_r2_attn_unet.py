@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler
@@ -300,6 +301,28 @@ def test_weights_of_a_variant_and_a_dtype_are_saved_and_loaded(tmp_path: Path):
     assert loaded.dtype == torch.float16
     x = inputs()[0].half()
     assert torch.equal(run(loaded, x, 500), run(model, x, 500))
+
+
+@pytest.mark.parametrize("options", [{}, {"low_cpu_mem_usage": False}, {"torch_dtype": torch.bfloat16}])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_missing_weights_are_named(options, variant, tmp_path: Path):
+    tiny().save_pretrained(tmp_path, variant=variant)
+    assert R2AttnUNet.from_pretrained(tmp_path, variant=variant, **options)
+    (file,) = tmp_path.glob("*.safetensors")
+    weights = load_file(file)
+    save_file({k: v for k, v in weights.items() if k not in ("conv_out.bias", "gates.0.skip.weight")}, file)
+    with pytest.raises(OSError, match=rf"{tmp_path.name} lack conv_out.bias, gates.0.skip.weight: take them again"):
+        R2AttnUNet.from_pretrained(tmp_path, variant=variant, **options)
+    save_file({"conv_out.bias": weights["conv_out.bias"]}, file)
+    with pytest.raises(OSError, match=rf"conv_in.weight, .* and {len(weights) - 1 - 5} more: take"):
+        R2AttnUNet.from_pretrained(tmp_path, variant=variant, **options)
+
+
+def test_what_was_loaded_is_told_on_request(tmp_path: Path):
+    tiny().save_pretrained(tmp_path)
+    model, told = R2AttnUNet.from_pretrained(tmp_path, output_loading_info=True)
+    assert isinstance(model, R2AttnUNet)
+    assert list(told["missing_keys"]) == []
 
 
 def test_weights_are_saved_in_shards(tmp_path: Path):

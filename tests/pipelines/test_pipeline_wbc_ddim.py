@@ -15,6 +15,7 @@ from diffusers import DDIMPipeline, DiffusionPipeline, ModelMixin
 from diffusers.callbacks import PipelineCallback
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.interpolate import interp1d
 from torch import Tensor
 
@@ -595,10 +596,40 @@ def test_manifest_of_another_precision_holds_the_hashes_of_its_own_files(folder,
     assert told == weights_in(tmp_path / "half") != known["weights_sha256"]
 
 
-def test_manifest_that_is_cut_off_is_told(folder):
-    (folder / "training_manifest.json").write_text('{"schema_version"', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"training_manifest.json is not JSON .*: take it again"):
+@pytest.mark.parametrize("file", ["training_manifest.json", "model_index.json"])
+def test_file_that_is_no_json_object_is_named(folder, file):
+    for content, error in ((b"{", "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[1]", "holds no JSON object")):
+        (folder / file).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{folder.name}.{file} {error}.*: take it again"):
+            WBCDDIMPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler"])
+@pytest.mark.parametrize("place", ["DDIMScheduler", ["diffusers"], ["diffusers", "NoSuch"], [None, None], None])
+def test_index_that_names_no_class_is_refused(folder, part, place):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, part: place}))
+    with pytest.raises(ValueError, match=rf"model_index.json says .* of the {part}: a library and a class .*Take"):
         WBCDDIMPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("options", [{}, {"low_cpu_mem_usage": False}])
+def test_folder_that_lacks_weights_is_refused(pipe, folder, options):
+    weights = {k: v for k, v in pipe.unet.state_dict().items() if k != "conv_in.bias"}
+    save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(OSError, match=r"unet lack conv_in.bias: take them again"):
+        WBCDDIMPipeline.from_pretrained(folder, **options)
+
+
+def test_weights_that_the_manifest_does_not_know_are_warned_of(folder, caplog):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    name = "unet/diffusion_pytorch_model.safetensors"
+    for known, warned in ((weights_in(folder), False), ({}, False), ({"other": "ab"}, False), ({name: "ab"}, True)):
+        manifest = {"schema_version": 1, "weights_sha256": known}
+        (folder / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        caplog.clear()
+        WBCDDIMPipeline.from_pretrained(folder)
+        assert (f"{weights} is not the file that training_manifest.json was written for" in caplog.text) == warned
 
 
 def test_folder_without_manifest_gets_none(pipe, folder):

@@ -73,5 +73,28 @@ def test_a_manifest_of_another_schema_is_refused(manifest: Any) -> None:
         check_manifest(manifest, "base")
 
 
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"recipe": "x"}, "manifest of base has 'x' as its recipe, where an object is wanted: take the manifest again"),
+        ({"training": None}, "has None as its training, where an object"),
+        ({"parents": {}}, "has {} as its parents, where a list"),
+        ({"recipe": {"where": "grade"}}, "has 'grade' as its recipe.where, where an object"),
+        ({"training": {"classes": 3}}, "has 3 as its training.classes, where a list"),
+    ],
+)
+def test_a_manifest_with_a_part_of_another_type_is_refused(changes: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        check_manifest({"schema_version": 1, **changes}, "base")
+
+
+def test_a_model_may_be_trained_on_from_a_manifest_that_says_little(trainer: Any, small: Any, tmp_path: Path) -> None:
+    trainer(small(max_train_steps=1), tmp_path / "base").run()
+    (tmp_path / "base" / "training_manifest.json").write_text('{"schema_version": 1}')
+    trainer(small(max_train_steps=1, model={}, pretrained=str(tmp_path / "base")), tmp_path / "rare").run()
+    parents = (read_manifest(tmp_path / "rare") or {})["parents"]
+    assert [parent["image_pixel_sha256"] for parent in parents] == [[]]
+
+
 def test_hashes_are_sorted_and_told_once() -> None:
     assert build_manifest({}, ["b", "a", "b"])["image_pixel_sha256"] == ["a", "b"]

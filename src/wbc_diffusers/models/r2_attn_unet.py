@@ -4,8 +4,10 @@ This file is shipped with checkpoints: it imports nothing of the package.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -216,6 +218,27 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
         if trained_betas is not None:
             betas = torch.tensor(list(trained_betas), dtype=torch.float64, device="cpu")
             self._variances = (1.0 - torch.cumprod(1.0 - betas, dim=0)).float()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any) -> Any:
+        """Load a network from a folder or from the hub, all of its weights.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
+            kwargs: Further arguments of [`ModelMixin.from_pretrained`], such as `torch_dtype` or `variant`.
+
+        Raises:
+            OSError: If there is no network, or some of its weights are missing: diffusers would leave these at random.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        if missing := sorted(info.get("missing_keys", ())):
+            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path} lack {named}: take them again from where the model "
+                "came from, with the config.json that belongs to them."
+            )
+        return (model, info) if wants_info else model
 
     @staticmethod
     def _check(

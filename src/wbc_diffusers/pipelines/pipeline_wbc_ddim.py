@@ -6,6 +6,7 @@ This file is shipped with checkpoints: it imports nothing of the package.
 import hashlib
 import inspect
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from torch import Tensor
 MANIFEST_NAME = "training_manifest.json"
 OUTPUT_TYPES = ("pil", "np", "pt")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+logger = logging.getLogger(__name__)
 
 
 def variance_of_sigma(sigma: float) -> float:
@@ -427,8 +430,7 @@ class WBCDDIMPipeline(DiffusionPipeline):
         manifest = self.training_manifest or read_manifest(self.name_or_path)
         if manifest is not None:
             # Anew: another precision or variant makes other files.
-            hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.glob("*/*.safetensors")}
-            text = json.dumps({**manifest, "weights_sha256": dict(sorted(hashes.items()))}, indent=1)
+            text = json.dumps({**manifest, "weights_sha256": _weight_hashes(folder)}, indent=1)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
         super().save_config(str(folder), push_to_hub=push_to_hub, **kwargs)
@@ -442,8 +444,9 @@ class WBCDDIMPipeline(DiffusionPipeline):
             kwargs: Further arguments of [`DiffusionPipeline.from_pretrained`], such as `torch_dtype` or `variant`.
 
         Raises:
-            ValueError: If `use_safetensors=False` is asked for, or the folder holds another kind of pipeline.
-            OSError: If there is no pipeline, or its weights are there, but not in safetensors.
+            ValueError: If `use_safetensors=False` is asked for, or the folder holds another kind of pipeline, or a
+                broken model_index.json or manifest.
+            OSError: If there is no pipeline, or its weights are incomplete or not in safetensors.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("WBCDDIMPipeline loads safetensors only: leave use_safetensors out, or set it to True.")
@@ -462,13 +465,16 @@ class WBCDDIMPipeline(DiffusionPipeline):
                     f"There is no folder {pretrained_model_name_or_path}, and the hub gave no such model ({reason}): "
                     "give a pipeline folder, or a hub id such as somebody/wbc-model."
                 ) from error
-        _check_index(folder, str(pretrained_model_name_or_path), cls)
+        index = _checked_index(folder, str(pretrained_model_name_or_path), cls, passed_components=set(kwargs))
         _refuse_pickles(folder, passed_components=set(kwargs))
-        if "scheduler" not in kwargs and (solver := _solver_of_diffusers(folder)) is not None:
+        manifest = read_manifest(folder)
+        if "scheduler" not in kwargs and (solver := _solver_of_diffusers(folder, index)) is not None:
             kwargs["scheduler"] = solver
+        if manifest is not None:
+            _warn_of_other_weights(folder, manifest)
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        pipeline.training_manifest = read_manifest(folder)
+        pipeline.training_manifest = manifest
         return pipeline
 
     @classmethod
@@ -490,43 +496,74 @@ def read_manifest(folder: str | os.PathLike[str] | None) -> dict[str, Any] | Non
     """Read the training manifest of a pipeline folder; None if it has none.
 
     Raises:
-        ValueError: If it is not JSON.
+        ValueError: If it is no JSON object.
     """
     path = None if folder is None else Path(folder, MANIFEST_NAME)
-    if path is None or not path.is_file():
-        return None
+    return None if path is None or not path.is_file() else _read_object(path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a file of a pipeline folder that holds a JSON object, or raise ValueError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): take it again from where the model came from.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object: take it again from where the model came from.")
+    return found
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _weight_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weight files of a pipeline folder, by their paths in it."""
+    hashes = {}
+    for path in sorted(folder.glob("*/*.safetensors")):
+        with path.open("rb") as file:
+            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _warn_of_other_weights(folder: Path, manifest: dict[str, Any]) -> None:
+    known = manifest.get("weights_sha256")
+    for name, found in _weight_hashes(folder).items() if isinstance(known, dict) and known else ():
+        if known.get(name, found) != found:
+            logger.warning(
+                "%s is not the file that %s was written for (its SHA-256 differs), so what that says of the training "
+                "may not hold: take both again from where the model came from.",
+                folder / name,
+                MANIFEST_NAME,
+            )
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _check_index(folder: Path, name: str, cls: type[WBCDDIMPipeline]) -> None:
-    """Raise if a folder is no pipeline folder, or one of a class whose network may know no noise variances."""
+def _checked_index(folder: Path, name: str, cls: type[WBCDDIMPipeline], passed_components: set[str]) -> dict[str, Any]:
+    """Read model_index.json, or raise if there is none, or one of a class whose network may know no noise variances."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise OSError(f"{name} holds no {path.name}: give a pipeline folder, as save_pretrained writes it.")
-    found = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+    index = _read_object(path)
+    found = index.get("_class_name")
     if found not in (cls.__name__, WBCDDIMPipeline.__name__):
         raise ValueError(f"{name} is a {found}, not a {cls.__name__}: load it by DiffusionPipeline.from_pretrained.")
+    for part in sorted({"unet", "scheduler"} - passed_components):
+        place: Any = index.get(part)
+        pair = isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
+        if not pair or (place[0] == "diffusers" and not hasattr(diffusers, place[1])):
+            raise ValueError(
+                f"{path} says {place!r} of the {part}: a library and a class of it are wanted, such as "
+                '["diffusers", "DDIMScheduler"]. Take it again from where the model came from, or update diffusers.'
+            )
+    return index
 
 
-def _solver_of_diffusers(folder: Path) -> SchedulerMixin | None:
+def _solver_of_diffusers(folder: Path, index: dict[str, Any]) -> SchedulerMixin | None:
     """Load the scheduler of a pipeline folder if it is one of diffusers'; None if it is our own.
 
     Its config holds our schedule's options too. diffusers warns of them, unless it is told whose they are.
     """
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    library, name = index.get("scheduler", (None, None))
+    library, name = index["scheduler"]
     if library != "diffusers":
         return None
     solver_class = getattr(diffusers, name)

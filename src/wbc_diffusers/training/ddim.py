@@ -178,8 +178,8 @@ def _start_from(
     given = sorted(recipe.scheduler.keys() & set(SCHEDULE_OPTIONS))
     if given and scheduler.config.computed_betas is None:
         raise ValueError(
-            f"The noise schedule of {pretrained} is given by its betas, which the recipe's {', '.join(given)} would not "
-            "change: take it out of the recipe's scheduler, or add trained_betas: null there for a schedule anew."
+            f"The noise schedule of {pretrained} is given by its betas, which the recipe's {', '.join(given)} would "
+            "not change: take it out of the recipe's scheduler, or add trained_betas: null there for a schedule anew."
         )
     if scheduler.config.prediction_type != pipe.scheduler.config.prediction_type:
         raise ValueError(

@@ -9,14 +9,15 @@ from typing import Any
 from wbc_diffusers import __version__
 
 SCHEMA_VERSION = 1
+_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
 _PACKAGES = ("torch", "diffusers", "accelerate", "transformers", "datasets", "safetensors", "numpy", "pillow")
 
 
 def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
-    """Give back what was read as the manifest of a pipeline.
+    """Give back what was read as the manifest of a pipeline, with empty parts where it lacks some.
 
     Raises:
-        ValueError: If it is no manifest of a schema that this version reads.
+        ValueError: If it is no manifest of a schema that this version reads, or a part of it is of another type.
     """
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
@@ -24,7 +25,21 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
             f"The training manifest of {place} has schema_version {version!r}, and this version of the package reads "
             f"{SCHEMA_VERSION}: update the package, or take the manifest again from where the model came from."
         )
-    return manifest
+    parts: dict[str, Any] = {"recipe": {}, "training": {}, "image_pixel_sha256": [], "parents": []}
+    whole = {**parts, **manifest}
+    for name, empty in parts.items():
+        _check_kind(place, name, whole[name], type(empty))
+    _check_kind(place, "recipe.where", whole["recipe"].get("where") or {}, dict)
+    _check_kind(place, "training.classes", whole["training"].get("classes") or [], list)
+    return whole
+
+
+def _check_kind(place: str, name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"The training manifest of {place} has {value!r} as its {name}, where {_KINDS[kind]} is wanted: take the "
+            "manifest again from where the model came from."
+        )
 
 
 def public_name(model: str) -> str:

@@ -1,6 +1,7 @@
 """Folders of synthetic cells: what they hold, and what killed, doubled, wrong and late runs do to them."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -290,12 +291,15 @@ def test_every_batch_is_full_however_many_images_are_asked_for(model, tmp_path, 
     assert sizes == [4, 4, 4, 4]
 
 
-@pytest.mark.parametrize("size", [0, 5, 200])
+@pytest.mark.parametrize("size", [0, 5, 200, -1, -100])
 def test_image_that_was_cut_off_is_made_anew(size, model, tmp_path):
     out = tmp_path / "out"
     make(model, out, 4)
     whole, path = pixels(out), out / "00000002.png"
     path.write_bytes(path.read_bytes()[:size])
+    assert make(model, out, 4) == 1
+    assert pixels(out) == whole
+    path.write_bytes(bytes(path.stat().st_size))  # what a power cut may leave
     assert make(model, out, 4) == 1
     assert pixels(out) == whole
 
@@ -335,6 +339,17 @@ def test_another_model_of_the_same_name_is_refused(changes, told, model, tmp_pat
         make(str(other), tmp_path / "out", 2)
 
 
+@pytest.mark.parametrize("rename", [shutil.copytree, shutil.move])
+def test_model_of_another_folder_name_goes_on_where_it_was(rename, tmp_path):
+    base = str(save_model(tmp_path / "base"))
+    make(base, tmp_path / "out", 2)
+    moved = str(rename(base, tmp_path / "base_copy"))
+    assert make(moved, tmp_path / "out", 4) == 2
+    assert [row["model"] for row in rows(tmp_path / "out")] == ["base"] * 4
+    make(moved, tmp_path / "whole", 4)
+    assert pixels(tmp_path / "out") == pixels(tmp_path / "whole")
+
+
 def test_folder_that_holds_something_else_is_left_alone(model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep")
@@ -355,10 +370,44 @@ def test_broken_settings_are_named(text, model, tmp_path):
 
 def test_pictures_of_others_stay_out_of_the_metadata(model, tmp_path):
     make(model, tmp_path / "out", 1)
-    for name in ("grid.png", "0001.png", "000000009.png"):
-        Image.new("RGB", (8, 8)).save(tmp_path / "out" / name)
+    for name in ("grid.png", "0001.png", "000000009.png", "00000050.png"):
+        Image.new("RGB", (7, 7)).save(tmp_path / "out" / name)
+    make(model, tmp_path / "other", 1, seed=60, steps=5)
+    shutil.copy(tmp_path / "other" / "00000060.png", tmp_path / "out")
     make(model, tmp_path / "out", 2)
     assert [row["file_name"] for row in rows(tmp_path / "out")] == ["00000000.png", "00000001.png"]
+
+
+def test_image_that_was_cut_off_is_not_listed(model, tmp_path):
+    out = tmp_path / "out"
+    make(model, out, 4)
+    (out / "00000003.png").write_bytes((out / "00000003.png").read_bytes()[:-100])
+    make(model, out, 1, seed=30)
+    assert [int(row["seed"]) for row in rows(out)] == [0, 1, 2, 30]
+
+
+def picture(kind: str) -> bytes:
+    """A picture of somebody else's."""
+    content = io.BytesIO()
+    Image.new("RGB", (7, 7)).save(content, "JPEG" if kind == "jpeg" else "PNG")
+    return content.getvalue()[: -5 if kind == "cut off" else None] + (b"trailer" if kind == "trailer" else b"")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "cut off", "trailer", "another seed", "other settings"])
+def test_file_of_another_in_the_place_of_an_image_is_told_and_left_alone(kind, model, tmp_path):
+    out, place = tmp_path / "out", tmp_path / "out" / "00000006.png"
+    make(model, out, 1)
+    make(model, tmp_path / "other", 7, steps=5)
+    place.write_bytes(picture(kind))
+    if kind == "another seed":
+        shutil.copy(out / "00000000.png", place)
+    if kind == "other settings":
+        shutil.copy(tmp_path / "other" / "00000006.png", place)
+    before = contents(out)
+    with pytest.raises(FileExistsError, match=r"00000006.png is no image of this folder, but lies where .* seed 6"):
+        make(model, out, 7)
+    assert contents(out) == before
+    assert make(model, out, 6) == 5
 
 
 # Killed, full, late, at once.

@@ -10,15 +10,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
@@ -32,6 +33,7 @@ METADATA_NAME = "metadata.csv"
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PARTIAL = ".partial-"
 _LEFT_BEHIND_S = 3600
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -138,7 +140,7 @@ def generate(
         sample([0], height=smallest, width=smallest)
     except NotImplementedError as error:
         raise ValueError(f"{settings.solver} can't run this model ({error}): choose another solver.") from error
-    _claim(out, settings)
+    settings = _claim(out, settings)
 
     # Dealt out before any image is looked for, so that processes which start at different times agree.
     mine = list(_blocks(seed, num, batch_size))[state.process_index :: state.num_processes]
@@ -174,9 +176,10 @@ def _make(
     """Make the wanted images of some blocks that the folder lacks, and metadata.csv once all wanted ones are there."""
 
     def lacks(seed: int) -> bool:
-        return seed in wanted and not _is_whole(_path(out, seed))
+        return seed in wanted and not _has(out, seed, settings)
 
-    blocks = [block for block in blocks if any(map(lacks, block))]
+    # Every one is looked at, so that a file in the way is told before any image is made.
+    blocks = [block for block in blocks if [seed for seed in block if lacks(seed)]]
     total, made = len(blocks) * settings.batch_size, 0
     with _partial_folder(out) as partial:
         for done, block in enumerate(blocks):
@@ -204,18 +207,40 @@ def _path(out: Path, seed: int) -> Path:
     return out / f"{seed:08d}.png"
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an image is there to its last byte: a copied folder, or a power cut, may have left half of it."""
+def _has(out: Path, seed: int, settings: Settings) -> bool:
+    """Whether the image of a seed is there to its last byte: a copied folder, or a power cut, may have left half of it.
+
+    Raises:
+        FileExistsError: If something else is in its place.
+    """
+    path = _path(out, seed)
     try:
         with path.open("rb") as file:
-            file.seek(-len(_PNG_END), os.SEEK_END)
-            return file.read() == _PNG_END
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(_PNG_END)))
+            whole = file.read() == _PNG_END
+            file.seek(0)
+            ours = _is_ours(file, seed, settings)
     except FileNotFoundError:
         return False
-    except OSError:
-        if path.is_file() and path.stat().st_size < len(_PNG_END):
-            return False
-        raise
+    if not ours:
+        raise FileExistsError(
+            f"{path} is no image of this folder, but lies where that of seed {seed} belongs: move it away, or give "
+            "another --out."
+        )
+    return whole
+
+
+def _is_ours(file: BinaryIO, seed: int, settings: Settings) -> bool:
+    """Whether a file is an image of a seed and these settings, or so short a piece that it doesn't tell."""
+    start = file.read(len(_PNG_START)).strip(b"\0")  # a power cut may leave zeros
+    file.seek(0)
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            found = image.info  # all that is written before the pixels
+    except (OSError, SyntaxError, ValueError):
+        return _PNG_START.startswith(start)
+    return all(found.get(name) == value for name, value in _marks(seed, settings).items())
 
 
 def _revision(pipe: Any) -> str:
@@ -266,8 +291,8 @@ def _depicted(pipe: Any, class_name: str | None) -> tuple[str, int | str | None]
     return str(chosen.get("abnormality", "")), int(grade) if grade.isdecimal() else grade or None
 
 
-def _claim(out: Path, settings: Settings) -> None:
-    """Make the folder ours, or see that it already is."""
+def _claim(out: Path, settings: Settings) -> Settings:
+    """Make the folder ours, or see that it already is; give the settings under the name that it knows the model by."""
     path, wanted = out / SETTINGS_NAME, asdict(settings)
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file: give a folder as --out.")
@@ -286,9 +311,12 @@ def _claim(out: Path, settings: Settings) -> None:
         raise ValueError(f"{path} is not JSON ({error}): give another --out.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no settings: give another --out.")
-    changed = [f"{k} ({found.get(k)} there, {v} now)" for k, v in wanted.items() if found.get(k) != v]
+    # Revision and config say which model it is: a folder may be renamed or copied.
+    own = {**wanted, "model": found.get("model") or settings.model}
+    changed = [f"{k} ({found.get(k)} there, {v} now)" for k, v in own.items() if found.get(k) != v]
     if changed:
         raise ValueError(f"{out} holds images made with another {', '.join(changed)}: give another --out.")
+    return replace(settings, model=own["model"])
 
 
 def _move_unless_there(source: Path, target: Path) -> None:
@@ -319,9 +347,13 @@ def _remove_left_behind(out: Path) -> None:
 
 
 def _write_image(path: Path, pixels: np.ndarray, seed: int, settings: Settings) -> None:
-    text = {"wbc:synthetic": "true", "wbc:seed": str(seed)}
-    text |= {f"wbc:{name}": str(value) for name, value in asdict(settings).items() if value not in (None, "")}
-    write_png(path, pixels, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}", text)
+    write_png(path, pixels, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}", _marks(seed, settings))
+
+
+def _marks(seed: int, settings: Settings) -> dict[str, str]:
+    """What an image says of itself, as PNG text."""
+    told = {name: str(value) for name, value in asdict(settings).items() if value not in (None, "")}
+    return {"wbc:synthetic": "true", "wbc:seed": str(seed)} | {f"wbc:{name}": value for name, value in told.items()}
 
 
 def _write_metadata(out: Path, partial: Path, settings: Settings) -> None:
@@ -329,13 +361,22 @@ def _write_metadata(out: Path, partial: Path, settings: Settings) -> None:
     columns = ["file_name", "seed", "model", "revision", "steps", "abnormality", "grade", "synthetic"]
     grade = "" if settings.grade is None else str(settings.grade)
     about = [settings.model, settings.revision, str(settings.steps), settings.abnormality, grade, "true"]
-    written: list[int] | None = None
+    numbered: list[int] | None = None
     # Until nothing came in between: of runs that end at the same moment, the last to write lists the images of all.
-    while (seeds := _seeds_in(out)) != written:
+    while (seeds := _seeds_in(out)) != numbered:
+        ours = [seed for seed in seeds if _lists(out, seed, settings)]
         with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([columns, *([_path(out, s).name, str(s), *about] for s in seeds)])
+            csv.writer(file).writerows([columns, *([_path(out, s).name, str(s), *about] for s in ours)])
         partial.replace(out / METADATA_NAME)
-        written = seeds
+        numbered = seeds
+
+
+def _lists(out: Path, seed: int, settings: Settings) -> bool:
+    """Whether a numbered file is a whole image of this folder; others are left alone where they are not in the way."""
+    try:
+        return _has(out, seed, settings)
+    except FileExistsError:
+        return False
 
 
 def _seeds_in(out: Path) -> list[int]:

@@ -523,8 +523,11 @@ def _weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def _warn_of_other_weights(folder: Path, manifest: dict[str, Any]) -> None:
+    """Warn if a weight file is not the one whose hash the manifest holds."""
     known = manifest.get("weights_sha256")
-    for name, found in _weight_hashes(folder).items() if isinstance(known, dict) and known else ():
+    if not isinstance(known, dict) or not known:
+        return
+    for name, found in _weight_hashes(folder).items():
         if known.get(name, found) != found:
             logger.warning(
                 "%s is not the file that %s was written for (its SHA-256 differs), so what that says of the training "

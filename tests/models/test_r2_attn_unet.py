@@ -225,6 +225,21 @@ def test_class_labels_are_wanted_exactly_when_there_are_classes():
         tiny()(x, variance, torch.tensor([0, 1]))
 
 
+@pytest.mark.parametrize("labels", [1, [0, 1], torch.tensor([0, 4]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0])])
+def test_class_labels_that_do_not_fit_are_refused(labels):
+    x, variance = inputs()
+    with pytest.raises(ValueError, match=r"the model has 4 classes. Pass a tensor of 2 integers from 0 to 3, not "):
+        tiny(num_class_embeds=4)(x, variance, labels)
+    with pytest.raises(ValueError, match=r"not tensor\(\[0, 1, 2\]\)"):
+        tiny(num_class_embeds=4)(x, variance, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_timesteps_are_as_many_as_images_or_one(count):
+    with pytest.raises(ValueError, match=rf"got {count} timesteps for 3 images: give one for each or for all"):
+        tiny()(inputs(3)[0], torch.full((count,), 0.5))
+
+
 # Shapes and configurations.
 
 
@@ -267,6 +282,12 @@ def test_configurations_run_and_come_back_from_their_folder(changes, tmp_path: P
         ({"recurrence_steps": -1}, "recurrence_steps=-1"),
         ({"embedding_dim": 7}, "embedding_dim=7: give an even number"),
         ({"block_out_channels": (8, 18)}, "18 does not divide into 4 groups"),
+        ({"embedding_max_frequency": 0.0}, "embedding_max_frequency=0.0: give a number above 0"),
+        ({"embedding_max_frequency": float("inf")}, "embedding_max_frequency=inf"),
+        ({"trained_betas": [0.1, 1.1]}, r"trained_betas: give a list of numbers in \[0, 1\], such as scheduler.config"),
+        ({"trained_betas": [-0.1, 0.1]}, "trained_betas: give"),
+        ({"trained_betas": [float("nan"), 0.1]}, "trained_betas: give"),
+        ({"trained_betas": []}, "trained_betas: give"),
     ],
 )
 def test_bad_configuration_is_refused(changes, error):

@@ -286,6 +286,13 @@ def test_image_depends_on_its_seed_alone(pipe):
         assert (sample(pipe, seed, eta=1.0)[0] - image).abs().max() <= 1 / 255
 
 
+def test_generators_come_in_any_sequence(pipe):
+    given = pipe(2, 4, eta=1.0, generator=tuple(seeds(1, 2)), output_type="pt").images
+    assert torch.equal(given, sample(pipe, 1, 2, eta=1.0))
+    with pytest.raises(ValueError, match="generator is a list of 1, but batch_size=2"):
+        pipe(2, generator=tuple(seeds(1)))
+
+
 def test_one_generator_serves_the_whole_batch(pipe):
     first, second = (pipe(3, 4, generator=torch.Generator().manual_seed(5), output_type="pt").images for _ in range(2))
     assert torch.equal(first, second)
@@ -393,6 +400,14 @@ def test_callback_sees_every_step_and_may_change_the_sample(pipe):
         return {"sample": torch.ones_like(tensors["sample"])} if step == caller.num_timesteps - 1 else None
 
     assert (sample(pipe, 1, callback_on_step_end=whiten) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"), [(None, "None"), ("sample", "'sample'"), (torch.zeros(1, 3, 16, 16), r"\(1, 3, 16, 16\)")]
+)
+def test_callback_that_returns_no_sample_is_told(pipe, returned, told):
+    with pytest.raises(ValueError, match=rf"returned {told} as the sample; a tensor of shape \(2, 3, 16, 16\) is want"):
+        pipe(2, 2, callback_on_step_end=lambda *given: {"sample": returned})
 
 
 def test_callback_is_given_only_what_it_asks_for(pipe):

@@ -107,6 +107,7 @@ def test_sigmoid_is_half_way_where_its_argument_is():
         ({"noise_schedule": "cosine", "end": 2.5}, r"outside \[0, 1\]"),
         ({"noise_schedule": "cosine", "start": -0.5, "end": 1.0}, r"outside \[0, 1\]|rise with time"),
         ({"num_train_timesteps": 1}, "num_train_timesteps=1: give 2 or more"),
+        ({"tau": 1e-9}, "sigmoid schedule with .*tau=1e-09 has 2 distinct levels in 1000 timesteps.*give a curve less"),
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas must be 1000 numbers.*got shape \(2,\), from 0.1 to 0.2"),
         ({"trained_betas": [0.1] * 999 + [1.0]}, r"in \[0, 1\)"),
     ],
@@ -114,6 +115,13 @@ def test_sigmoid_is_half_way_where_its_argument_is():
 def test_bad_schedule_is_refused(changes, error):
     with pytest.raises(ValueError, match=error):
         SigmoidDDIMScheduler(**changes)
+
+
+def test_sharp_curves_of_the_literature_and_clipped_ones_are_taken():
+    for start, tau in ((0, 0.3), (0, 0.1), (-3, 0.1)):  # the sharpest that Chen 2023 draws
+        assert SigmoidDDIMScheduler(start=start, tau=tau).alphas_cumprod.diff().max() <= 0
+    clipped = SigmoidDDIMScheduler(signal_rate_bounds="clip", max_signal_rate=0.3, min_signal_rate=0.2)
+    assert len(clipped.alphas_cumprod.unique()) < 200
 
 
 # Given and computed betas.
@@ -238,8 +246,9 @@ def test_timesteps_may_be_chosen():
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"num_inference_steps": 0}, "num_inference_steps=0: give a number from 1 to num_train_timesteps=1000"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0: give a whole number from 1 to num_train_timesteps=1000"),
         ({"num_inference_steps": 1001}, "num_inference_steps=1001"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps=2.5: give a whole number"),
         ({}, "Give either num_inference_steps or timesteps"),
         ({"num_inference_steps": 3, "timesteps": [3, 2, 1]}, "Give either num_inference_steps or timesteps"),
         ({"timesteps": [3, 3]}, r"must fall from at most 999 to at least 0; got \[3, 3\]"),

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +191,8 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
         widths = list(block_out_channels)
         gated = [attention_gates] * (len(widths) - 1) if isinstance(attention_gates, bool) else list(attention_gates)
         self._check(widths, gated, block_type, norm_type, recurrence_steps, embedding_dim)
+        if not 0 < embedding_max_frequency < math.inf:
+            raise ValueError(f"embedding_max_frequency={embedding_max_frequency}: give a number above 0.")
         self.gradient_checkpointing = False
 
         steps = recurrence_steps if "recurrent" in block_type else 0
@@ -217,6 +219,10 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
         self._variances: Tensor | None = None
         if trained_betas is not None:
             betas = torch.tensor(list(trained_betas), dtype=torch.float64, device="cpu")
+            if betas.ndim != 1 or not len(betas) or not ((betas >= 0) & (betas <= 1)).all():
+                raise ValueError(
+                    "trained_betas: give a list of numbers in [0, 1], such as scheduler.config.trained_betas."
+                )
             self._variances = (1.0 - torch.cumprod(1.0 - betas, dim=0)).float()
 
     @classmethod
@@ -275,6 +281,10 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
         Floats are variances in [0, 1]; integers are steps of the schedule in the config.
         """
         timestep = torch.as_tensor(timestep)
+        if timestep.numel() not in (1, batch_size):
+            raise ValueError(
+                f"R2AttnUNet got {timestep.numel()} timesteps for {batch_size} images: give one for each or for all."
+            )
         # Reading a tensor waits for its device, so a batch of timesteps there is not checked: it gives NaN.
         readable = timestep.device.type == "cpu" or timestep.ndim == 0
         integer = not timestep.is_floating_point()
@@ -308,12 +318,22 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
             if class_labels is not None:
                 raise ValueError("class_labels were given, but the model has no classes (num_class_embeds is None).")
             return embedding
-        if class_labels is None:
+        if not self._fit(class_labels, len(sample)):
             raise ValueError(
                 f"class_labels are needed: the model has {self.config.num_class_embeds} classes. Pass a tensor of "
-                f"{sample.shape[0]} integers from 0 to {self.config.num_class_embeds - 1}."
+                f"{len(sample)} integers from 0 to {self.config.num_class_embeds - 1}, not {class_labels}."
             )
         return embedding + self.class_embedding(class_labels.reshape(-1)).to(sample.dtype)
+
+    def _fit(self, class_labels: Tensor | None, batch_size: int) -> TypeGuard[Tensor]:
+        """Whether class labels are whole numbers, one or B of them, and in range where that can be read at no cost."""
+        if not isinstance(class_labels, Tensor) or class_labels.dtype not in (torch.int32, torch.int64):
+            return False
+        if class_labels.numel() not in (1, batch_size):
+            return False
+        if class_labels.device.type != "cpu" or torch.compiler.is_compiling():
+            return True  # as with timesteps; there the embedding itself fails
+        return bool(((class_labels >= 0) & (class_labels < self.config.num_class_embeds)).all())
 
     def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
         """Apply a module, keeping its activations only where gradient checkpointing is off."""
@@ -346,8 +366,8 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
             The prediction (B, out_channels, H, W), as `.sample` or in a tuple.
 
         Raises:
-            ValueError: If height or width don't divide, a timestep is out of range, an integer timestep comes without
-                a schedule, or class labels are missing or not wanted.
+            ValueError: If height or width don't divide, timesteps are too many, too few or out of range, an integer
+                timestep comes without a schedule, or class labels don't fit.
         """
         height, width = sample.shape[-2:]
         if height % self.size_divisor or width % self.size_divisor:

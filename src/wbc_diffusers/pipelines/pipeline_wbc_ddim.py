@@ -114,7 +114,7 @@ class WBCDDIMPipeline(DiffusionPipeline):
         batch_size: int = 1,
         num_inference_steps: int = 20,
         eta: float = 0.0,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         class_labels: int | Sequence[int] | Tensor | None = None,
         contrast: float | None = None,
         latents: Tensor | None = None,
@@ -134,8 +134,8 @@ class WBCDDIMPipeline(DiffusionPipeline):
                 Number of denoising steps.
             eta (`float`, defaults to 0.0):
                 Share of DDPM's noise that each step adds: 0 is DDIM, 1 is DDPM. Only for schedulers that take it.
-            generator (`torch.Generator` or a list of them, *optional*):
-                Source of all noise. In a list each image has its own, and depends on its seed alone.
+            generator (`torch.Generator` or a sequence of them, *optional*):
+                Source of all noise. In a sequence each image has its own, and depends on its seed alone.
             class_labels (`int`, sequence of `int` or `torch.Tensor`, *optional*):
                 Class of each image, or one for all; needed if, and only if, the network has classes.
             contrast (`float`, *optional*):
@@ -151,7 +151,7 @@ class WBCDDIMPipeline(DiffusionPipeline):
                 the last two with floats in [0, 1].
             callback_on_step_end (`Callable`, *optional*):
                 Called after each step as `callback(pipe, step, timestep, {"sample": sample})`; what it returns under
-                `"sample"` replaces the sample.
+                `"sample"`, of the same shape, replaces the sample.
             callback_on_step_end_tensor_inputs (sequence of `str`, defaults to `("sample",)`):
                 Which tensors the callback is given.
             return_dict (`bool`, defaults to `True`):
@@ -179,6 +179,8 @@ class WBCDDIMPipeline(DiffusionPipeline):
         shape = self._image_shape(batch_size, height, width)
         self._check_scheduler(num_inference_steps)
         self._check_outputs(output_type, contrast, callback_on_step_end_tensor_inputs)
+        if isinstance(generator, Sequence):
+            generator = list(generator)  # what diffusers takes
         step_arguments = self._step_arguments(eta, generator, batch_size)
         labels = self._labels(class_labels, batch_size)
 
@@ -203,7 +205,13 @@ class WBCDDIMPipeline(DiffusionPipeline):
 
             if callback_on_step_end is not None:
                 tensors = {"sample": sample} if "sample" in callback_on_step_end_tensor_inputs else {}
-                sample = (callback_on_step_end(self, i, t, tensors) or {}).get("sample", sample)
+                changed = (callback_on_step_end(self, i, t, tensors) or {}).get("sample", sample)
+                if not isinstance(changed, Tensor) or changed.shape != shape:
+                    found = tuple(changed.shape) if isinstance(changed, Tensor) else repr(changed)
+                    raise ValueError(
+                        f"callback_on_step_end returned {found} as the sample; a tensor of shape {shape} is wanted."
+                    )
+                sample = changed
 
         # 3. remove the noise that the scheduler leaves in
         if not self.interrupt:

@@ -80,7 +80,8 @@ def signal_rates(
     """Signal rates (N,) = sqrt(alphas_cumprod) of a schedule in float64, the first the cleanest, within their bounds.
 
     Raises:
-        ValueError: If an argument is not allowed, or the schedule's cumulative alpha leaves [0, 1] or rises.
+        ValueError: If an argument is not allowed, or the schedule's cumulative alpha leaves [0, 1], rises, or mostly
+            stays the same.
     """
     if noise_schedule not in NOISE_SCHEDULES:
         raise ValueError(f"noise_schedule={noise_schedule!r}: choose one of {', '.join(NOISE_SCHEDULES)}.")
@@ -113,7 +114,13 @@ def signal_rates(
     rates = np.sqrt(np.clip(gamma, 0.0, 1.0))
     if bounds == "clip":
         return np.clip(rates, min_signal_rate, max_signal_rate)
-    return min_signal_rate + (max_signal_rate - min_signal_rate) * rates
+    rates = min_signal_rate + (max_signal_rate - min_signal_rate) * rates
+    if 2 * len(levels := np.unique(rates)) < num_train_timesteps:
+        raise ValueError(
+            f"The {noise_schedule} schedule with {words} has {len(levels)} distinct levels in {num_train_timesteps} "
+            f"timesteps, so most of these are the same: give a curve less sharp; its default is {_words(defaults)}."
+        )
+    return rates
 
 
 def _words(parameters: dict[str, float]) -> str:
@@ -285,8 +292,8 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.from_numpy(chosen).to(device)
 
     def _spread(self, count: int | None, total: int) -> NDArray[np.int64]:
-        if count is None or not 1 <= count <= total:
-            raise ValueError(f"num_inference_steps={count}: give a number from 1 to num_train_timesteps={total}.")
+        if not isinstance(count, int | np.integer) or not 1 <= count <= total:
+            raise ValueError(f"num_inference_steps={count}: give a whole number from 1 to num_train_timesteps={total}.")
         if self.config.timestep_spacing == "trailing":
             # Counting i down, not stepping by total / count, whose rounding error can add a step.
             return np.rint(total - np.arange(count) * (total / count)).astype(np.int64) - 1

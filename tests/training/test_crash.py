@@ -10,6 +10,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from wbc_diffusers import cli
@@ -53,7 +54,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     uninterrupted: Path, start: Any, small: Any, cells: Path, log_of: Any, tmp_path: Path
 ) -> None:
     output, kills, chance = tmp_path / "run", 0, random.Random(0)
-    reached = []
+    reached: list[int] = []
+    workers: list[psutil.Process] = []
     while True:
         process = start(train_ddim, small(**LONG), str(cells), output, "latest")
         rows = output / "log.jsonl"
@@ -66,12 +68,15 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
         if not process.is_alive():
             assert process.exitcode == 0
             break
+        workers += psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.join()
         kills += 1
         assert not (output / "model_index.json").exists()
         reached.append(len(log_of(output)))
     assert kills == 3
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=30)[1]
     assert len(set(reached)) > 1
     assert (output / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
     assert [row["step"] for row in log_of(output)] == list(range(1, 49))

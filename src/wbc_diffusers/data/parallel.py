@@ -41,9 +41,13 @@ def parallel_map(
 
 def _start(function: Callable[..., Any], tables: Mapping[str, Any], image_column: str) -> None:
     _shared.update(function=function, tables=tables, image_column=image_column)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # A worker of a killed parent would wait for work for ever.
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from wbc_diffusers.data.dataset import Batch, CellImages, DrawSpec, SeededBatches, StreamedBatches, check_batch_size
 from wbc_diffusers.data.loading import MissingSplitError, load_cells
+from wbc_diffusers.data.parallel import end_with_parent
 from wbc_diffusers.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class Feed:
             data,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_outlive_sigterm, self._leaving),
+            worker_init_fn=partial(_start_worker, self._leaving),
             prefetch_factor=4 if workers else None,
             **options,
         )
@@ -177,11 +178,13 @@ class Feed:
             self.stream_state = {**state, "epoch": state["epoch"] + 1, "stream": None}
 
 
-def _outlive_sigterm(leaving: Any, worker: int) -> None:
-    """A cluster signals every process of a job, but workers must live on until the checkpoint is written.
+def _start_worker(leaving: Any, worker: int) -> None:
+    """Let a worker outlive SIGTERM, but not its training.
 
-    At the end of the main process they must not: it sends the same signal, and waits for them.
+    A cluster signals every process of a job, but workers must live on until the checkpoint is written. At the end of
+    the main process they must not: it sends the same signal, and waits for them.
     """
+    end_with_parent()  # torch's own watch takes a fork server, which outlives a killed training, for the parent
 
     def leave(number: int, frame: FrameType | None) -> None:
         if leaving.value:

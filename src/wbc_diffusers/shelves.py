@@ -1,5 +1,6 @@
 """Finds recipes and launch configurations by name, in a checkout or in an installed wheel."""
 
+import difflib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -29,5 +30,9 @@ def find_entry(name: str, place: str, suffix: str) -> Path:
     folder = shelf(place)
     if (folder / f"{name}{suffix}").is_file():
         return folder / f"{name}{suffix}"
-    names = ", ".join(sorted(p.stem for p in folder.glob(f"*{suffix}")))
-    raise FileNotFoundError(f"There is no file {name}, and no entry of that name; the entries are {names}.")
+    names = sorted(p.stem for p in folder.glob(f"*{suffix}"))
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise FileNotFoundError(
+        f"There is no file {name}, and no entry of that name; the entries are {', '.join(names)}.{hint}"
+    )

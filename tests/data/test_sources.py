@@ -64,6 +64,8 @@ def test_what_is_no_source_is_refused_with_what_is(tmp_path: Path) -> None:
         read_source(tmp_path / "a.zip")
     with pytest.raises(FileNotFoundError, match="does not exist: wanted a folder"):
         read_source(tmp_path / "no" / "such" / "folder")
+    with pytest.raises(FileNotFoundError, match="does not exist: wanted a folder"):
+        read_source("cels")  # a data set's id has a slash
     with pytest.raises(FileNotFoundError, match="There is no folder data/cels, and no data set of that id was reached"):
         read_source("data/cels")
 

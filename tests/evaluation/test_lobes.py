@@ -38,13 +38,13 @@ def segmented(lobes: int, size: int = 64) -> NDArray[np.uint8]:
     return finished(image, size)
 
 
-@pytest.mark.parametrize("size", [64, 192])
+@pytest.mark.parametrize("size", [48, 64, 192])
 @pytest.mark.parametrize("lobes", [2, 3, 4, 5, 6, 7])
 def test_round_lobes_on_threads_are_counted(lobes: int, size: int) -> None:
     assert count_lobes(segmented(lobes, size)) == lobes
 
 
-@pytest.mark.parametrize("size", [64, 192])
+@pytest.mark.parametrize("size", [48, 64, 192])
 def test_a_band_is_one_lobe(size: int) -> None:
     image, pen = smear()
     pen.arc((112, 112, 272, 272), 20, 230, fill=CHROMATIN, width=50)
@@ -86,7 +86,7 @@ def test_flips_and_turns_keep_the_count() -> None:
         assert count_lobes(view) == 5
 
 
-@pytest.mark.parametrize("size", [64, 192])
+@pytest.mark.parametrize("size", [48, 64, 192])
 def test_the_segmented_nucleus_is_the_one_drawn(size: int) -> None:
     for i in range(6):
         cell = render_cell(size, SEED + 41 * i, *(("none", 0), ("hypersegmentation", 2))[i % 2])

@@ -146,6 +146,7 @@ def test_a_fine_tuned_model_keeps_the_labels_of_its_classes(trainer: Any, small:
             "EulerAncestralDiscreteScheduler can't run this model .*: choose another solver",
         ),
         ({"solver": "dpm"}, "solver='dpm': choose one of ddim"),
+        ({"fine_tuning": True}, "The recipe unnamed is for fine-tuning: give the model .* by --pretrained MODEL"),
         ({"model": {"in_channels": 1}}, "in_channels=1, out_channels=3: images have 3"),
         ({"model": {"out_channels": 1}}, "in_channels=3, out_channels=1: images have 3"),
         ({"sample_images": 2, "sample_steps": 1001}, "sample_steps=1001, but the schedule has 1000 steps"),

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, Image
 
 from wbc_diffusers.data.dataset import DrawSpec
+from wbc_diffusers.data.prepare import prepare
 from wbc_diffusers.training.feed import Feed
 
 SPEC = DrawSpec(16, 1000)
@@ -47,6 +48,13 @@ def test_every_image_comes_once_an_epoch_in_another_order_each_time(small: Any, 
     assert len(set(first)) == 24
     assert set(first) == set(second)
     assert first != second
+
+
+def test_a_feed_says_what_it_trains_on_and_whether_it_was_prepared(small: Any, cells: Path, tmp_path: Path) -> None:
+    raw = Feed(small(validation_images=4), str(cells), SPEC, 0, 1).in_words()
+    assert raw == "Training on 24 images, validation on 8, as they are: `wbc prepare` has not seen them."
+    prepare(cells, tmp_path / "prepared", crop=16)
+    assert Feed(small(), str(tmp_path / "prepared"), SPEC, 0, 1).in_words() == "Training on 24 images, validation on 0."
 
 
 def test_noise_and_timesteps_are_new_in_each_epoch(small: Any, cells: Path) -> None:

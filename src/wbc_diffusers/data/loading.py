@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,12 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
         if column not in features:
             raise ValueError(f"{source} has no column {column!r} to choose by; it has {', '.join(features)}.")
     if in_files or not streaming:
-        keep = np.ones(len(data), dtype=bool)
+        whole, keep = data, np.ones(len(data), dtype=bool)
         for column, wanted in (where or {}).items():
             keep &= np.array([_is(value, wanted) for value in column_values(data, column)], dtype=bool)
         data = data.select(np.flatnonzero(keep))
         if not len(data):
-            words = ", ".join(f"{c}={v}" for c, v in (where or {}).items())
-            raise MissingSplitError(f"Split {split} of {source} holds no image{' with ' + words if words else ''}.")
+            raise MissingSplitError(f"Split {split} of {source} holds no image{_wanted(whole, where or {})}.")
         # As many shards as can be dealt out to the usual numbers of processes.
         return data.to_iterable_dataset(num_shards=min(64, len(data))) if streaming else data
     if where:
@@ -71,6 +71,18 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
         )
         data = kept.cast_column("image", features["image"])  # datasets 4.0 forgets it
     return data
+
+
+def _wanted(data: Any, where: Mapping[str, Any], most: int = 8) -> str:
+    """What was wanted of some columns, and what they hold."""
+    if not where:
+        return ""
+    held = []
+    for column in where:
+        counts = Counter(str(value) for value in column_values(data, column)).most_common(most)
+        held.append(f"{column} {', '.join(f'{value} ({count})' for value, count in counts)}")
+    words = ", ".join(f"{column}={value}" for column, value in where.items())
+    return f" with {words}; it holds {'; '.join(held)}"
 
 
 def _read_images(folder: Path, split: str) -> Any:
@@ -130,7 +142,7 @@ def _read_table(source: str, split: str, streaming: bool) -> Any:
     """A split of Parquet files or of a hub dataset, its images in the column `image`."""
     import datasets
 
-    names_a_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+    names_a_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") != 1
     if names_a_path and not Path(source).exists():
         raise FileNotFoundError(f"There is no folder {source}. Prepare one with `wbc prepare SRC --out {source}`.")
     builder, options = table_builder(source)

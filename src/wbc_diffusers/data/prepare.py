@@ -155,7 +155,12 @@ def _measure_all(
             cells.append(Cell(item, facts, label))
     report.left_out.sort()
     if not cells:
-        raise ValueError(f"no image of {report.source} is fit for training. {report.reasons_in_words()}")
+        name, reason, detail = report.left_out[0]
+        example = f" The first is {name}: {detail}." if detail else ""
+        advice = f" Give another --crop; {geometry.crop} is wanted now." if reason == "too_small" else ""
+        raise ValueError(
+            f"no image of {report.source} is fit for training. {report.reasons_in_words()}{example}{advice}"
+        )
     report.turned = sum(cell.facts.turned for cell in cells)
     report.grades_assumed = sum(cell.label.grade_assumed for cell in cells)
     if report.grades_assumed:

@@ -66,7 +66,7 @@ def read_source(source: str | Path) -> Source:
         if path.suffix == ".parquet":
             return _from_datasets(path)
         raise ValueError(f"source {str(source)!r} is a file: wanted a folder, a .parquet file or the id of a data set")
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not str(source).startswith("."):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not str(source).startswith("."):
         return _from_datasets(str(source))
     raise FileNotFoundError(
         f"source {str(source)!r} does not exist: wanted a folder, a .parquet file or a data set's id"

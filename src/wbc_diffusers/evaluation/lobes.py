@@ -1,7 +1,7 @@
 """Counting the lobes of a neutrophil's nucleus by classical image analysis.
 
 Everything is measured at a working width of 192 px, in which a nucleus is some 80 px across, so that one set of
-constants serves images of 64 px and more. They were chosen on phantom cells; `docs/phantom.md` has the accuracy.
+constants serves images of 48 px and more. They were chosen on phantom cells; `docs/phantom.md` has the accuracy.
 """
 
 import numpy as np
@@ -110,7 +110,7 @@ def count_lobes(pixels: NDArray[np.uint8]) -> int:
     too small to be lobes, are put back together.
 
     Args:
-        pixels: uint8 (H, W, 3), 64 to 192 px a side.
+        pixels: uint8 (H, W, 3), 48 to 192 px a side.
 
     Raises:
         ValueError: If the array has another shape or type.

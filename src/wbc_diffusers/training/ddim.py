@@ -37,6 +37,11 @@ class DDIMTask(Task):
 
     def __init__(self, recipe: DDIMRecipe) -> None:
         self.recipe = recipe
+        if recipe.fine_tuning and not recipe.pretrained:
+            raise ValueError(
+                f"The recipe {recipe.name} is for fine-tuning: give the model to start from by --pretrained MODEL, or "
+                "train anew by --fine-tuning false."
+            )
         torch.manual_seed(recipe.seed)
         if recipe.pretrained:
             self.unet, self.scheduler, self.solver, self.parent_manifest = _start_from(recipe, recipe.pretrained)

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,6 +205,8 @@ class Trainer:
                         "The run goes on from %s, so a newer checkpoint is now %s.", self.resumed_from, aside
                     )
             self._start_trackers()
+            if self.accelerator.is_main_process:
+                print(self.feed.in_words(), file=sys.stderr)
             done = self._train()
             if done:
                 self._finish()

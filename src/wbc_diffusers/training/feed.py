@@ -93,6 +93,14 @@ class Feed:
         """Whether there are images for the validation."""
         return self.validation is not None
 
+    def in_words(self) -> str:
+        """What is trained on, for the first line of a run."""
+        if self.train is None:
+            return "Training on a stream."
+        known = "" if self.train.prepared_hashes is not None else ", as they are: `wbc prepare` has not seen them"
+        held_out = 0 if self.validation is None else len(self.validation)
+        return f"Training on {len(self.train)} images, validation on {held_out}{known}."
+
     def total_steps(self) -> int:
         """Updates of the whole training."""
         if self.recipe.max_train_steps is not None:

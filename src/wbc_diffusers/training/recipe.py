@@ -115,6 +115,7 @@ class DDIMRecipe(Recipe):
     loss: Literal["l1", "l2"] = "l1"
     snr_gamma: float | None = None
     pretrained: str | None = None
+    fine_tuning: bool = False
     solver: str | None = None
     sample_steps: int = 20
 

@@ -29,7 +29,7 @@ def test_entry_is_found_by_name_and_by_path(tmp_path, monkeypatch):
 
 def test_unknown_entry_is_refused_with_the_known_ones():
     with pytest.raises(
-        FileNotFoundError, match=r"no file ddim-bass, and no entry.*entries are .*ddim-base, ddim-dohle.* Did you mean ddim-base\?"
+        FileNotFoundError, match=r"no file ddim-bass.* entries are .*ddim-base, ddim-dohle.* Did you mean ddim-base\?"
     ):
         find_entry("ddim-bass", "training/recipes", ".yaml")
     with pytest.raises(FileNotFoundError, match=r"holds no training/nothing: install it again"):

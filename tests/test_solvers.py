@@ -18,7 +18,7 @@ def test_every_solver_is_named_as_it_was_asked_for_and_can_be_swapped_back(
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     own = SigmoidDDIMScheduler(noise_schedule="cosine", prediction_type="v_prediction")
     solver = as_solver(own, name)
-    assert name_of(solver) == name
+    assert name_of(solver) == name_of(as_solver(solver, name)) == name
     assert solver.config.prediction_type == "v_prediction"
     assert as_solver(solver, "ddim").config.noise_schedule == "cosine"
     assert caplog.text == ""

@@ -45,8 +45,8 @@ def swapped(scheduler: Any, solver_class: Any, **changes: Any) -> Any:
 
 def config_with_betas(scheduler: Any) -> dict[str, Any]:
     """The config of a scheduler, with the betas that it made of options which another class may not have."""
-    # A scheduler that was never saved doesn't name its class, and diffusers then warns of each of its own options.
-    config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    # diffusers warns of options that the class doesn't have, unless it is told that they are of ours, as here they are.
+    config = {**scheduler.config, "_class_name": SigmoidDDIMScheduler.__name__}
     if config.get("trained_betas") is None and getattr(scheduler, "betas", None) is not None:
         config["trained_betas"] = scheduler.betas.tolist()
         # diffusers drops what is listed there.

@@ -321,7 +321,7 @@ def test_labels_come_from_rules_folders_and_columns(tmp_path: Path) -> None:
         ({"group_column": "donor"}, "--group-column donor: no such column"),
         ({"normalise_background": (0, 1, 2)}, "wanted red, green and blue in 1..255"),
         ({"workers": 0}, "wanted 1 or more"),
-        ({"crop": 500}, r"no image of .* is fit for training. Left out: 12 too_small.*px.*Give another --crop; 500 is wanted now"),
+        ({"crop": 500}, r"no image of .* is fit .* 12 too_small.*px.*Give another --crop; 500 is wanted now"),
     ],
 )
 def test_wrong_options_are_refused_with_what_to_do(tmp_path: Path, options: dict[str, object], message: str) -> None:

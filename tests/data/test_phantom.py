@@ -274,7 +274,7 @@ def test_a_folder_holds_its_cells_and_their_truth(tmp_path: Path) -> None:
         cell = render_cell(48, seed, "hypersegmentation", 2)
         with Image.open(tmp_path / "new" / "cells" / row["file_name"]) as image:
             assert np.array_equal(np.asarray(image), cell.pixels)
-            text = image.text  # type: ignore[attr-defined]
+            text = image.info
         assert "digitalsourcetype/algorithmicMedia" in text["XML:com.adobe.xmp"]
         assert text["wbc:phantom"] == f"phantom_version=1 seed={seed} abnormality=hypersegmentation grade=2"
         assert row == {

@@ -220,7 +220,7 @@ def _loss_chart(name: str, folder: Path) -> dict[str, Any]:
         axes.plot(*zip(*points, strict=True), color=COLOURS[i], label=label, marker="o" if i else None, linewidth=1.4)
     axes.set_yscale("log")
     axes.set_xlabel("update", color=INK)
-    axes.set_ylabel("squared error", color=INK)
+    axes.set_ylabel("squared error, weighted", color=INK)
     axes.legend(frameon=False, fontsize=8)
     last = rows[-1]
     caption = f"{last['step']} updates in {last['seconds']:.0f} s."

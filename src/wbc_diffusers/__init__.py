@@ -9,12 +9,16 @@ _EXPORTS = {
     "R2AttnUNet": "wbc_diffusers.models.r2_attn_unet",
     "SigmoidDDIMScheduler": "wbc_diffusers.schedulers.scheduling_sigmoid_ddim",
     "WBCDDIMPipeline": "wbc_diffusers.pipelines.pipeline_wbc_ddim",
+    "WBCDiscriminator": "wbc_diffusers.models.wbc_discriminator",
+    "WBCGenerator": "wbc_diffusers.models.wbc_generator",
 }
 
-__all__ = ["R2AttnUNet", "SigmoidDDIMScheduler", "WBCDDIMPipeline", "__version__"]
+__all__ = ["R2AttnUNet", "SigmoidDDIMScheduler", "WBCDDIMPipeline", "WBCDiscriminator", "WBCGenerator", "__version__"]
 
 if TYPE_CHECKING:
     from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
+    from wbc_diffusers.models.wbc_discriminator import WBCDiscriminator
+    from wbc_diffusers.models.wbc_generator import WBCGenerator
     from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
     from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 

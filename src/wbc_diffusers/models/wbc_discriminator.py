@@ -107,7 +107,7 @@ class WBCDiscriminator(ModelMixin, ConfigMixin):
         grid, levels = halvings(sample_size)
         widths = [in_channels, *(depth * 2**level for level in range(levels))]
         self.blocks = nn.ModuleList(
-            # The first sees the image itself, whose colours batch norm would take away (Radford et al. 2016, section 3).
+            # None in the first: batch norm would take the image's colours away (Radford et al. 2016, section 3).
             DownBlock(before, width, kernel_size, norm_type == "batch" and i > 0, spectral_norm, negative_slope)
             for i, (before, width) in enumerate(pairwise(widths))
         )

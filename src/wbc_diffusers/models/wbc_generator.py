@@ -4,6 +4,7 @@ This file is shipped with checkpoints: it imports nothing of the package.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.nearest = upsampling_type == "nearest"
         if self.nearest:
-            self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding="same", bias=bias)
+            self.conv: nn.Module = nn.Conv2d(in_channels, out_channels, kernel_size, padding="same", bias=bias)
         else:
             # Trimmed to exactly twice the size, whether the kernel is odd or even.
             self.conv = nn.ConvTranspose2d(
@@ -133,8 +134,7 @@ class WBCGenerator(ModelMixin, ConfigMixin):
         self.linear_in = nn.Linear(latent_dim, depth * self.grid**2, bias=not bare)
         self.norms = nn.ModuleList(norm(width) for width in widths)
         self.up_blocks = nn.ModuleList(
-            UpBlock(width, after, kernel_size, upsampling_type, bias=not bare)
-            for width, after in zip(widths, widths[1:], strict=False)
+            UpBlock(width, after, kernel_size, upsampling_type, bias=not bare) for width, after in pairwise(widths)
         )
         self.up_out = UpBlock(widths[-1], out_channels, kernel_size, upsampling_type, bias=True)
         for module in self.modules():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wbc_diffusers.data.dataset import Batch
 from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
-from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
+from wbc_diffusers.pipelines import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, SigmoidDDIMScheduler
 from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
@@ -37,11 +37,7 @@ class DDIMTask(Task):
 
     def __init__(self, recipe: DDIMRecipe) -> None:
         self.recipe = recipe
-        if recipe.fine_tuning and not recipe.pretrained:
-            raise ValueError(
-                f"The recipe {recipe.name} is for fine-tuning: give the model to start from by --pretrained MODEL, or "
-                "train anew by --fine-tuning false."
-            )
+        recipe.require_pretrained()
         torch.manual_seed(recipe.seed)
         if recipe.pretrained:
             self.unet, self.scheduler, self.solver, self.parent_manifest = _start_from(recipe, recipe.pretrained)

@@ -3,8 +3,10 @@
 This file is shipped with checkpoints: it imports nothing of the package.
 """
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -20,7 +22,7 @@ def halvings(sample_size: int) -> tuple[int, int]:
     """The grid that an image size is halved down to, and how often: 192 to 6, five times; 64 and 256 to 4.
 
     Raises:
-        ValueError: If the size becomes odd before it lies below 8.
+        ValueError: If the size is not 4, 5, 6 or 7 times a power of two.
     """
     size, times = sample_size, 0
     while size >= 8 and size % 2 == 0:
@@ -30,6 +32,28 @@ def halvings(sample_size: int) -> tuple[int, int]:
             f"sample_size={sample_size}: it must be 4, 5, 6 or 7 times a power of two, such as 64, 96, 160, 192 or 256."
         )
     return size, times
+
+
+def check_numbers(negative_slope: float, **counts: int) -> None:
+    """Raise a ValueError unless the slope lies in [0, 1] and each count is a whole number above 0."""
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name}={count!r}: give a whole number of 1 or more.")
+    if counts["kernel_size"] < 2:
+        raise ValueError(f"kernel_size={counts['kernel_size']}: give 2 or more; a stride of 2 would skip pixels.")
+    if isinstance(negative_slope, bool) or not isinstance(negative_slope, int | float) or not 0 <= negative_slope <= 1:
+        raise ValueError(f"negative_slope={negative_slope!r}: give a number from 0 to 1.")
+
+
+def initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, inputs: int, norm_type: str, slope: float) -> None:
+    """Draw normal weights for a layer of which `inputs` values make one output, and set its bias to zero.
+
+    Where batch norm sets the scale, with 0.02 (Radford et al. 2016, section 4). Without, that would take the signal
+    away level by level: so that it keeps its scale through leaky ReLU of `slope` (He et al. 2015, section 2.2).
+    """
+    nn.init.normal_(layer.weight, 0.0, 0.02 if norm_type == "batch" else (2 / (1 + slope**2) / inputs) ** 0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 @dataclass
@@ -44,17 +68,25 @@ class WBCDiscriminatorOutput(BaseOutput):
 
 
 class DownBlock(nn.Module):
-    """Convolution of stride 2, norm and leaky ReLU: (B, in_channels, H, W) to (B, out_channels, H/2, W/2)."""
+    """Convolution of stride 2, norm and leaky ReLU: (B, in_channels, H, W) to (B, out_channels, H/2, W/2).
+
+    `norm_type` is that of the whole network: `norm` says whether this block has one.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, norm: bool, spectral: bool, negative_slope: float
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        norm_type: str,
+        norm: bool,
+        spectral_norm: bool,
+        negative_slope: float,
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride=2, padding=(kernel_size - 1) // 2, bias=not norm
-        )
-        nn.init.normal_(conv.weight, 0.0, 0.02)  # Radford et al. 2016, section 4
-        self.conv = parametrizations.spectral_norm(conv) if spectral else conv
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, 2, (kernel_size - 1) // 2, bias=not norm)
+        initialise(conv, in_channels * kernel_size**2, norm_type, negative_slope)
+        self.conv = parametrizations.spectral_norm(conv) if spectral_norm else conv
         self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
         self.negative_slope = negative_slope
 
@@ -97,23 +129,46 @@ class WBCDiscriminator(ModelMixin, ConfigMixin):
         negative_slope: float = 0.2,
     ) -> None:
         super().__init__()
+        check_numbers(
+            negative_slope, sample_size=sample_size, in_channels=in_channels, depth=depth, kernel_size=kernel_size
+        )
         if norm_type not in NORM_TYPES:
             raise ValueError(f"norm_type={norm_type!r}: choose one of {', '.join(NORM_TYPES)}.")
-        if min(in_channels, depth) < 1 or kernel_size < 2:
-            raise ValueError(
-                f"in_channels={in_channels}, depth={depth}, kernel_size={kernel_size}: give 1 or more, and a kernel of "
-                "2 or more."
-            )
+        if not isinstance(spectral_norm, bool):
+            raise ValueError(f"spectral_norm={spectral_norm!r}: give true or false.")
         grid, levels = halvings(sample_size)
         widths = [in_channels, *(depth * 2**level for level in range(levels))]
         self.blocks = nn.ModuleList(
             # None in the first: batch norm would take the image's colours away (Radford et al. 2016, section 3).
-            DownBlock(before, width, kernel_size, norm_type == "batch" and i > 0, spectral_norm, negative_slope)
+            DownBlock(
+                before, width, kernel_size, norm_type, norm_type == "batch" and i > 0, spectral_norm, negative_slope
+            )
             for i, (before, width) in enumerate(pairwise(widths))
         )
         linear = nn.Linear(widths[-1] * grid**2, 1)
-        nn.init.normal_(linear.weight, 0.0, 0.02)
+        initialise(linear, linear.in_features, norm_type, negative_slope)
         self.linear_out = parametrizations.spectral_norm(linear) if spectral_norm else linear
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any) -> Any:
+        """Load a network from a folder or from the hub, all of its weights.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
+            kwargs: Further arguments of [`ModelMixin.from_pretrained`], such as `torch_dtype` or `variant`.
+
+        Raises:
+            OSError: If there is no network, or some of its weights are missing: diffusers would leave these at random.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        if missing := sorted(info.get("missing_keys", ())):
+            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path} lack {named}: take them again from where the model "
+                "came from, with the config.json that belongs to them."
+            )
+        return (model, info) if wants_info else model
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> WBCDiscriminatorOutput | tuple[Tensor]:
         """Judge images.

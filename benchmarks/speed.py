@@ -153,7 +153,7 @@ class EngineUpdates:
             losses = self.trainer.update(self.batches)
             self.trainer.step += 1
             if self.trainer.step % self.trainer.recipe.log_every == 0:
-                self.trainer.mean_losses({k: v.clone() for k, v in losses.items()}, 1)
+                self.trainer.mean_losses({name: [loss] for name, loss in losses.items()})
 
 
 def training(size: int, batch: int, rounds: int, updates: int, precision: str, device: torch.device) -> list[Any]:

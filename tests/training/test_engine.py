@@ -165,7 +165,7 @@ def test_a_compiled_run_gives_the_same_and_resumes_uncompiled(
 def test_rates_follow_the_schedule(trainer: Any, small: Any, log_of: Any, tmp_path: Path) -> None:
     recipe = small(max_train_steps=8, lr_scheduler="cosine", lr_warmup_steps=2, learning_rate=0.1, log_every=1)
     trainer(recipe, tmp_path / "run").run()
-    rates = [row["learning_rate"] for row in log_of(tmp_path / "run")]
+    rates = [row["learning_rate/unet"] for row in log_of(tmp_path / "run")]
     rising = [0.05, 0.1]
     falling = [0.1 * (1 + math.cos(math.pi * n / 6)) / 2 for n in range(1, 7)]
     assert rates == pytest.approx(rising + falling)
@@ -198,18 +198,18 @@ def test_an_update_that_the_scaler_skips_moves_neither_average_nor_rate(
     ours = trainer(recipe, tmp_path / "run")
     # What accelerate does for fp16 on a GPU; a hundred times the loss overflows at this scale, and not at the next few.
     ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    optimizer = make_optimizer(replace(recipe, mixed_precision="fp16"), ours.bare["unet"])
+    optimizer = make_optimizer(replace(recipe, mixed_precision="fp16"), ours.trained["unet"], recipe.learning_rate)
     ours.optimizers["unet"] = AcceleratedOptimizer(optimizer, False, ours.accelerator.scaler)
     loss = ours.task.loss
     ours.task.loss = lambda *arguments: 100.0 * loss(*arguments)
     start = deepcopy(ours.bare["unet"].state_dict())
     batches, taken = ours.feed.batches(0), 0
     for _ in range(12):
-        rate, updates = ours._learning_rate(), ours.averages["unet"].updates
+        rate, updates = ours._learning_rates(), ours.averages["unet"].updates
         ours.update(batches)
         skipped = ours.optimizers["unet"].step_was_skipped
         taken += not skipped
-        assert (ours._learning_rate() == rate and ours.averages["unet"].updates == updates) == bool(skipped)
+        assert (ours._learning_rates() == rate and ours.averages["unet"].updates == updates) == bool(skipped)
         if not taken:
             assert all(torch.equal(start[k], v) for k, v in ours.averages["unet"].model.state_dict().items())
     assert 0 < taken < 12
@@ -400,7 +400,7 @@ def test_tensorboard_shows_what_the_log_holds(trainer: Any, small: Any, log_of: 
     trainer(recipe, tmp_path / "run").run()
     reader = event_accumulator.EventAccumulator(str(tmp_path / "run" / "wbc-diffusers"))
     reader.Reload()
-    for name in ("loss/unet", "learning_rate", "validation/mean"):
+    for name in ("loss/unet", "learning_rate/unet", "validation/mean"):
         logged = [(row["step"], row[name]) for row in log_of(tmp_path / "run") if name in row]
         shown = [(event.step, event.value) for event in reader.Scalars(name)]
         assert logged

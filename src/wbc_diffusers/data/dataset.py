@@ -21,17 +21,20 @@ from wbc_diffusers.data.images import centre_square, pixel_sha256, to_sample
 from wbc_diffusers.data.loading import column_values
 
 Batch = dict[str, Tensor]
-"""image (B, 3, H, W) in [-1, 1], noise like it, timestep (B,), label (B,) where there are classes."""
+"""image (B, 3, H, W) in [-1, 1], noise like it or (B, noise_size), timestep (B,), label (B,) if there are classes."""
 
 
 @dataclass(frozen=True)
 class DrawSpec:
-    """What is drawn for an image: its augmentation, noise, and a timestep in [0, num_timesteps)."""
+    """What is drawn for an image: its augmentation, noise (as large as the image, or `noise_size` numbers), and a
+    timestep in [0, num_timesteps).
+    """
 
     resolution: int
     num_timesteps: int
     random_flip: bool = False
     random_turn: bool = False
+    noise_size: int | None = None
 
 
 def seed_of(*numbers: int) -> int:
@@ -70,7 +73,8 @@ def draw(pixels: NDArray[np.uint8], spec: DrawSpec, *key: int) -> Batch:
         pixels = pixels[:, ::-1]
     image = torch.from_numpy(to_sample(np.ascontiguousarray(pixels)))
     timestep = torch.randint(0, spec.num_timesteps, (), generator=generator)
-    return {"image": image, "noise": torch.randn(image.shape, generator=generator), "timestep": timestep}
+    shape = image.shape if spec.noise_size is None else (spec.noise_size,)
+    return {"image": image, "noise": torch.randn(shape, generator=generator), "timestep": timestep}
 
 
 class CellImages(Dataset[Batch]):

@@ -17,8 +17,8 @@ from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, S
 from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.manifest import check_manifest
-from wbc_diffusers.training.recipe import DDIMRecipe, plain
-from wbc_diffusers.training.task import Task
+from wbc_diffusers.training.recipe import DDIMRecipe
+from wbc_diffusers.training.task import Task, build, changed_options
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class DDIMTask(Task):
     """
 
     def __init__(self, recipe: DDIMRecipe) -> None:
-        self.recipe = recipe
+        self.recipe: DDIMRecipe = recipe
         recipe.require_pretrained()
         torch.manual_seed(recipe.seed)
         if recipe.pretrained:
@@ -152,16 +152,9 @@ def min_snr_weight(alphas: Tensor, gamma: float, prediction_type: str) -> Tensor
 
 
 def _start_anew(recipe: DDIMRecipe) -> tuple[R2AttnUNet, SigmoidDDIMScheduler]:
-    scheduler = _build(SigmoidDDIMScheduler, recipe.scheduler, "scheduler")
+    scheduler = build(SigmoidDDIMScheduler, recipe.scheduler, "scheduler")
     options = {"sample_size": recipe.resolution, "trained_betas": scheduler.config.trained_betas, **recipe.model}
-    return _build(R2AttnUNet, options, "model"), scheduler
-
-
-def _build(component: type, options: dict[str, Any], field: str) -> Any:
-    try:
-        return component(**options)
-    except TypeError as error:
-        raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
+    return build(R2AttnUNet, options, "model"), scheduler
 
 
 def _start_from(
@@ -188,8 +181,7 @@ def _start_from(
             f"{scheduler.config.prediction_type}: a model keeps what it predicts; take it out of the recipe."
         )
     own = pipe.unet.config
-    changed = sorted(k for k, v in recipe.model.items() if k != "dropout" and plain(own.get(k)) != plain(v))
-    if changed:
+    if changed := changed_options(own, {k: v for k, v in recipe.model.items() if k != "dropout"}):
         raise ValueError(
             f"The recipe's model differs from {pretrained} in {', '.join(changed)}: take it out of the "
             "recipe, or train anew without --pretrained."

@@ -19,7 +19,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = {
     "name", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "num_workers", "checkpoint_every",
     "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "sample_steps",
-    "solver", "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last",
+    "solver", "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last", "snapshot_every_epochs",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
 
@@ -79,7 +79,11 @@ class Trainer:
         # accelerate leaves out a tracker that is not installed without a word.
         if tracker is not None and tracker not in map(str, get_available_trackers()):
             raise ValueError(f"The tracker {tracker} is not installed: pip install {tracker}, or set tracker none.")
-        self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision, log_with=tracker, project_dir=output)
+        # Statistics of batch norm are not handed round: a model that runs twice in an update would change under it.
+        parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
+        self.accelerator = Accelerator(
+            mixed_precision=recipe.mixed_precision, log_with=tracker, project_dir=output, kwargs_handlers=[parallel]
+        )
         if self.accelerator.distributed_type in _SHARDED:
             raise ValueError(
                 f"accelerate was told to use {self.accelerator.distributed_type.value}, but these models are trained "
@@ -93,12 +97,20 @@ class Trainer:
         if self.accelerator.is_main_process:
             output.mkdir(parents=True, exist_ok=True)
 
-        spec = DrawSpec(recipe.resolution, task.num_timesteps, recipe.random_flip, recipe.random_turn)
+        spec = DrawSpec(recipe.resolution, task.num_timesteps, recipe.random_flip, recipe.random_turn, task.noise_size)
         self.feed = Feed(
-            recipe, source, spec, self.accelerator.process_index, self.accelerator.num_processes, task.class_names
+            recipe,
+            source,
+            spec,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            task.class_names,
+            validate_on_train=task.validates_on_train,
         )
         task.check_classes(self.feed.class_names)
         self.total_steps = self.feed.total_steps()
+        if recipe.snapshot_every_epochs is not None:
+            self.feed.epochs_at(0)
         self._prepare_models()
         self.step, self.seconds = 0, 0.0
         self.resumed_from = checkpoint
@@ -111,18 +123,28 @@ class Trainer:
     def _prepare_models(self) -> None:
         recipe = self.recipe
         self.models: dict[str, nn.Module] = {}
+        self.partners: dict[str, nn.Module] = {}
+        """The models in the updates of others: as fast and precise, but nothing goes between processes."""
         self.bare: dict[str, nn.Module] = {}
+        self.trained: dict[str, list[nn.Parameter]] = {}
         self.averages: dict[str, EMA] = {}
         self.optimizers: dict[str, Any] = {}
         self.schedules: dict[str, Any] = {}
         for name, bare in self.task.models.items():
             model: Any = bare.to(self.accelerator.device).train()
+            self.trained[name] = [p for p in model.parameters() if p.requires_grad]
+            for module in model.modules():
+                # Else a frozen batch norm would go on counting, and a spectral norm iterating.
+                if (own := list(module.parameters())) and not any(p.requires_grad for p in own):
+                    module.eval()
             if recipe.channels_last:
                 model = model.to(memory_format=torch.channels_last)
             if recipe.gradient_checkpointing:
                 model.enable_gradient_checkpointing()
-            self.averages[name] = EMA(model, recipe.ema_decay)
-            optimizer = make_optimizer(recipe, model)
+            self.averages[name] = EMA(model, recipe.ema_decay if name in self.task.averaged else 0.0)
+            if self.accelerator.num_processes > 1 and self.accelerator.device.type != "cpu":
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # torch has none for CPUs
+            optimizer = make_optimizer(recipe, self.trained[name], self.task.learning_rate(name))
             self.schedules[name] = get_scheduler(
                 recipe.lr_scheduler,
                 optimizer,
@@ -133,6 +155,7 @@ class Trainer:
             if recipe.compile:
                 model = torch.compile(model)
             self.models[name], self.optimizers[name] = self.accelerator.prepare(model, optimizer)
+            self.partners[name] = self.accelerator.unwrap_model(self.models[name])
         # accelerate would save a compiled model with its wrapper's prefix, which a run without compile doesn't know.
         self.accelerator.register_save_state_pre_hook(self._save_bare)
         self.accelerator.register_load_state_pre_hook(self._load_bare)
@@ -218,13 +241,13 @@ class Trainer:
         recipe = self.recipe
         started, seconds_before = time.monotonic(), self.seconds
         progress = Progress(self.step, self.total_steps, recipe.train_batch_size, show=self.accelerator.is_main_process)
-        sums = {name: torch.zeros((), device=self.accelerator.device) for name in self.models}
+        recent: dict[str, list[Tensor]] = {name: [] for name in self.models}
         logged = self.step
         batches = self.feed.batches(self.step)
         with contextlib.closing(progress), contextlib.closing(batches):
             while self.step < self.total_steps:
                 for name, loss in self.update(batches).items():
-                    sums[name] += loss
+                    recent[name].append(loss)
                 self.step += 1
                 self.seconds = seconds_before + time.monotonic() - started
                 last = self.step == self.total_steps
@@ -233,17 +256,20 @@ class Trainer:
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
                 validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
-                if checkpoint or validate or sample or self.step % recipe.log_every == 0:
-                    losses = self.mean_losses(sums, self.step - logged)
+                snapshot = not stop and self._snapshot_is_due()
+                if checkpoint or validate or sample or snapshot or self.step % recipe.log_every == 0:
+                    losses = self.mean_losses(recent, logged + 1)
                     logged = self.step
                     progress.show_step(self.step, losses)
-                    self._log({**{f"loss/{k}": v for k, v in losses.items()}, "learning_rate": self._learning_rate()})
-                if checkpoint or validate or sample:
+                    self._log({**{f"loss/{k}": v for k, v in losses.items()}, **self._learning_rates()})
+                if checkpoint or validate or sample or snapshot:
                     self._check_weights()
                 if validate:
                     self._validate()
                 if sample:
-                    self._draw_samples()
+                    self._draw_samples(self.output / "samples" / f"step-{self.step:07d}.png")
+                if snapshot:
+                    self._write_snapshot()
                 if checkpoint:
                     self._write_checkpoint()
                 if stop and not last:
@@ -251,30 +277,48 @@ class Trainer:
         return True
 
     def update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """One update of every model on the next images; returns the mean loss of each phase."""
-        recipe = self.recipe
-        micro = [self._to_device(next(batches)) for _ in range(recipe.gradient_accumulation_steps)]
+        """One update on the next images, of each model whose turn it is; returns the mean loss of each."""
+        micro = [self._to_device(next(batches)) for _ in range(self.recipe.gradient_accumulation_steps)]
         # Dropout's draws. After the batches: a loader that starts takes a number, as it does in a resumed run only.
-        torch.manual_seed(seed_of(recipe.seed, self.step, self.accelerator.process_index))
-        losses = {}
-        for phase, model in self.models.items():
-            total = torch.zeros((), device=self.accelerator.device)
+        torch.manual_seed(seed_of(self.recipe.seed, self.step, self.accelerator.process_index))
+        losses = {phase: self._update_model(phase, micro) for phase in self.task.phases(self.step)}
+        for name, schedule in self.schedules.items():
+            # It follows the updates of the training, so that models that are trained at times see all of it.
+            if name not in losses or not self.optimizers[name].step_was_skipped:
+                schedule.step()
+        return losses
+
+    def _update_model(self, phase: str, micro: list[Batch]) -> Tensor:
+        """One update of a model on the batches of an update; returns its mean loss."""
+        model, optimizer = self.models[phase], self.optimizers[phase]
+        total = torch.zeros((), device=self.accelerator.device)
+        with self._only_gradients_of(phase):
             for i, batch in enumerate(micro):
                 last = i == len(micro) - 1
                 with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                    loss = self.task.loss(phase, self.models, batch) / len(micro)
+                    loss = self.task.loss(phase, {**self.partners, phase: model}, batch) / len(micro)
                     self.accelerator.backward(loss)
                 total += loss.detach()
-            if recipe.max_grad_norm is not None:
-                self.accelerator.unscale_gradients(self.optimizers[phase])
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-            self.optimizers[phase].step()
-            self.optimizers[phase].zero_grad()
-            if not self.optimizers[phase].step_was_skipped:  # as fp16 does where its gradients overflow
-                self.schedules[phase].step()
-                self.averages[phase].update(self.bare[phase])
-            losses[phase] = total
-        return losses
+        if self.recipe.max_grad_norm is not None:
+            self.accelerator.unscale_gradients(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if not optimizer.step_was_skipped:  # as fp16 does where its gradients overflow
+            self.averages[phase].update(self.bare[phase])
+        return total
+
+    @contextlib.contextmanager
+    def _only_gradients_of(self, phase: str) -> Iterator[None]:
+        """Let the other models pass gradients through without collecting any."""
+        others = [p for name, parameters in self.trained.items() if name != phase for p in parameters]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
 
     def _to_device(self, batch: Batch) -> Batch:
         moved = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
@@ -284,17 +328,16 @@ class Trainer:
 
     # -- what happens now and then -----------------------------------------------------------------------------------
 
-    def mean_losses(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
-        """Mean losses since the last call, over all processes; stops the run if one is not finite."""
+    def mean_losses(self, recent: dict[str, list[Tensor]], since: int = 0) -> dict[str, float]:
+        """Means of the losses from update `since` on, over all processes; stops the run if one is not finite."""
         means = {}
-        for name, value in sums.items():
-            means[name] = float(self.accelerator.reduce(value / max(count, 1), reduction="mean"))
-            value.zero_()
-        for name, mean in means.items():
-            if not math.isfinite(mean):
-                raise self._not_finite(
-                    f"The loss of {name} became {mean} between updates {self.step - count + 1} and {self.step}"
-                )
+        for name, losses in recent.items():
+            if losses:
+                mean = float(self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean"))
+                if not math.isfinite(mean):
+                    raise self._not_finite(f"The loss of {name} became {mean} between updates {since} and {self.step}")
+                means[name] = mean
+                losses.clear()
         return means
 
     def _check_weights(self) -> None:
@@ -335,18 +378,36 @@ class Trainer:
                     self._log(self.task.validate(self._average_models(), batches))
             self.accelerator.wait_for_everyone()
 
-    def _draw_samples(self) -> None:
+    def _draw_samples(self, path: Path) -> None:
         if self.accelerator.is_main_process:
             with self.stop.cutting_short(), _not_fatal("a sheet of samples"):
                 sheet = self.task.sample_grid(self._average_models(), self.recipe.sample_images)
-                folder = self.output / "samples"
-                folder.mkdir(exist_ok=True)
-                partial = folder / ".partial.png"
+                path.parent.mkdir(exist_ok=True)
+                partial = path.with_name(".partial.png")
                 write_png(partial, sheet, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}")
-                partial.replace(folder / f"step-{self.step:07d}.png")
+                partial.replace(path)
         self.accelerator.wait_for_everyone()
 
+    def _snapshot_is_due(self) -> bool:
+        every = self.recipe.snapshot_every_epochs
+        if every is None:
+            return False
+        return self.feed.epochs_at(self.step) // every > self.feed.epochs_at(self.step - 1) // every
+
+    def _write_snapshot(self) -> None:
+        """A pipeline folder of now with a sheet of samples, to choose among afterwards (thesis section 4.2)."""
+        every = self.recipe.snapshot_every_epochs
+        assert every is not None
+        epochs = self.feed.epochs_at(self.step) // every * every
+        folder = self.output / "snapshots" / f"epoch-{epochs:04g}"
+        self._write_pipeline(folder)
+        if self.recipe.sample_images:
+            self._draw_samples(folder / "samples.png")
+
     def _finish(self) -> None:
+        self._write_pipeline(self.output)
+
+    def _write_pipeline(self, folder: Path) -> None:
         hashes = set(gather_object(self.feed.hashes()))
         error: Exception | None = None
         if self.accelerator.is_main_process:
@@ -358,13 +419,14 @@ class Trainer:
             )
             try:
                 self.task.save(self._average_models(), partial, manifest)
-                move_in(partial, self.output, last=LAST_NAME)
+                folder.mkdir(parents=True, exist_ok=True)
+                move_in(partial, folder, last=LAST_NAME)
             except Exception as caught:
                 error = caught
                 shutil.rmtree(partial, ignore_errors=True)
         if not self._all_agree(error is None):
             raise CheckpointError(
-                f"The pipeline folder {self.output} could not be written ({error or 'another process failed'}). "
+                f"The pipeline folder {folder} could not be written ({error or 'another process failed'}). "
                 f"{self.checkpoints.describe_latest()}: make room there and go on with --resume latest."
             ) from error
 
@@ -385,8 +447,8 @@ class Trainer:
     def _average_models(self) -> dict[str, nn.Module]:
         return {name: average.model for name, average in self.averages.items()}
 
-    def _learning_rate(self) -> float:
-        return next(iter(self.schedules.values())).get_last_lr()[0]
+    def _learning_rates(self) -> dict[str, float]:
+        return {f"learning_rate/{name}": schedule.get_last_lr()[0] for name, schedule in self.schedules.items()}
 
     def _start_trackers(self) -> None:
         if self.accelerator.is_main_process:

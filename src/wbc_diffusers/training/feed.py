@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -34,6 +35,7 @@ class Feed:
         rank: Number of this process.
         world: Number of processes.
         class_names: The classes of a model that is trained further; None takes those of the data.
+        validate_on_train: Whether training images do for the validation where there is no split for it.
 
     Raises:
         FileNotFoundError: If there is no such source.
@@ -42,7 +44,15 @@ class Feed:
     """
 
     def __init__(
-        self, recipe: Recipe, source: str, spec: DrawSpec, rank: int, world: int, class_names: list[str] | None = None
+        self,
+        recipe: Recipe,
+        source: str,
+        spec: DrawSpec,
+        rank: int,
+        world: int,
+        class_names: list[str] | None = None,
+        *,
+        validate_on_train: bool = False,
     ) -> None:
         self.recipe, self.spec, self.rank, self.world = recipe, spec, rank, world
         self.stream_state: dict[str, Any] | None = None
@@ -67,19 +77,21 @@ class Feed:
             # The order counts: it is by index that a resumed run finds its images again.
             content = [self.train_hashes, self.train.labels, self.class_names]
             self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        self.validation = self._load_validation(source)
+        self.validation = self._load_validation(source, data if validate_on_train and not recipe.streaming else None)
 
-    def _load_validation(self, source: str) -> CellImages | None:
+    def _load_validation(self, source: str, instead: Any) -> CellImages | None:
         """The images held out, drawn without turns and flips; None where there are none, or none are wanted."""
         if not self.recipe.validation_images:
             return None
         try:
             held_out = load_cells(source, "validation", where=self.recipe.where)
         except MissingSplitError as error:
-            if self.rank == 0:
-                logger.warning("There will be no validation loss. %s", error)
-            return None
-        plain = DrawSpec(self.spec.resolution, self.spec.num_timesteps)
+            if instead is None:
+                if self.rank == 0:
+                    logger.warning("There will be no validation. %s", error)
+                return None
+            held_out = instead
+        plain = replace(self.spec, random_flip=False, random_turn=False)
         try:
             images = CellImages(held_out, plain, 0, self.recipe.class_column, self.class_names or None)
         except ValueError as error:
@@ -108,6 +120,16 @@ class Feed:
         if self.train is None:
             raise ValueError("A streamed dataset has no known length: give the recipe's max_train_steps.")
         return max(1, math.ceil(self.recipe.num_train_epochs * len(self.train) / self.recipe.train_batch_size))
+
+    def epochs_at(self, step: int) -> float:
+        """How often the images were seen after an update.
+
+        Raises:
+            ValueError: If the length of a stream is asked for.
+        """
+        if self.train is None:
+            raise ValueError("A streamed dataset has no known length: set the recipe's snapshot_every_epochs null.")
+        return step * self.recipe.train_batch_size / len(self.train)
 
     def batches(self, step: int) -> Generator[Batch, None, None]:
         """The batches of this process from an update on, without end."""

@@ -15,9 +15,13 @@ import yaml
 _ABOVE_ZERO = {
     "resolution", "num_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "max_grad_norm", "shuffle_buffer", "checkpoint_every", "keep_checkpoints", "validate_every",
-    "sample_every", "sample_steps", "log_every", "snr_gamma",
+    "sample_every", "sample_steps", "log_every", "snr_gamma", "snapshot_every_epochs", "discriminator_learning_rate",
+    "discriminator_updates", "generator_updates",
 }  # fmt: skip
-_ZERO_OR_MORE = {"seed", "weight_decay", "lr_warmup_steps", "num_workers", "validation_images", "sample_images"}
+_ZERO_OR_MORE = {
+    "seed", "weight_decay", "lr_warmup_steps", "num_workers", "validation_images", "sample_images", "r1_weight",
+    "frozen_layers",
+}  # fmt: skip
 _BELOW_ONE = {"ema_decay", "momentum", "adam_betas"}
 
 
@@ -63,8 +67,11 @@ class Recipe:
     validation_images: int = 64
     sample_every: int = 1000
     sample_images: int = 24
+    snapshot_every_epochs: float | None = None
     log_every: int = 10
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    pretrained: str | None = None
+    fine_tuning: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -83,6 +90,14 @@ class Recipe:
                 raise ValueError(f"The recipe's seed is {value}; it must be below 2^63.")
             if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
                 raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
+
+    def require_pretrained(self) -> None:
+        """Raise ValueError if the recipe is for fine-tuning, and no model is given to start from."""
+        if self.fine_tuning and not self.pretrained:
+            raise ValueError(
+                f"The recipe {self.name} is for fine-tuning: give the model to start from by --pretrained MODEL, or "
+                "train anew by --fine-tuning false."
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -114,8 +129,6 @@ class DDIMRecipe(Recipe):
     scheduler: dict[str, Any] = field(default_factory=dict)
     loss: Literal["l1", "l2"] = "l1"
     snr_gamma: float | None = None
-    pretrained: str | None = None
-    fine_tuning: bool = False
     solver: str | None = None
     sample_steps: int = 20
 
@@ -128,7 +141,51 @@ class DDIMRecipe(Recipe):
             )
 
 
-RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe}
+@dataclass(frozen=True, kw_only=True)
+class GANRecipe(Recipe):
+    """Training of a generator against a discriminator; the defaults are the thesis's (tables 5 and 6).
+
+    `learning_rate` is the generator's, and the discriminator's too unless it has one of its own.
+    `discriminator_updates` counts those for each update of the generator, `generator_updates` the reverse.
+    """
+
+    kind: str = "gan"
+    generator: dict[str, Any] = field(default_factory=dict)
+    discriminator: dict[str, Any] = field(default_factory=dict)
+    num_train_epochs: float = 150.0
+    optimizer: Literal["adamw", "adam", "sgd"] = "adam"
+    learning_rate: float = 1e-5
+    discriminator_learning_rate: float | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    ema_decay: float = 0.0
+    snapshot_every_epochs: float | None = 10.0
+    loss: Literal["minimax", "non_saturating", "hinge"] = "minimax"
+    r1_weight: float = 0.0
+    diff_augment: str | None = None
+    discriminator_updates: int = 1
+    generator_updates: int = 1
+    frozen_layers: int = 0
+    freeze_from: Literal["image", "output"] = "image"
+    freeze_generator_norms: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.discriminator_updates, self.generator_updates) > 1:
+            raise ValueError(
+                f"The recipe has discriminator_updates {self.discriminator_updates} for each of the generator's, and "
+                f"generator_updates {self.generator_updates} for each of the discriminator's: leave one of them at 1."
+            )
+        if self.r1_weight and (self.mixed_precision == "fp16" or self.compile):
+            raise ValueError(
+                f"The recipe's r1_weight is {self.r1_weight}: its second derivatives don't go with mixed_precision "
+                "fp16, where they underflow, nor with compile, which has none. Set no or bf16, and compile false."
+            )
+        if self.class_column is not None:
+            raise ValueError("A GAN has no classes: set class_column null, and choose images by `where`.")
+
+
+RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe, "gan": GANRecipe}
 """Which recipe class reads a file of which `kind`."""
 
 

@@ -1,7 +1,7 @@
 """What one kind of training is, for the engine."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +9,45 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch
+from wbc_diffusers.training.recipe import Recipe, plain
 
 
 class Task(ABC):
     """What one kind of training is: its models, its losses, what it shows and what it saves.
 
-    `models` are trained in the order of the dictionary, one phase an update each, every one with an optimiser and an
-    average of its own.
+    `models` are trained in the order of the dictionary, every one with an optimiser and an average of its own. Weights
+    that are not to be trained have `requires_grad` False.
     """
 
+    recipe: Recipe
     models: dict[str, nn.Module]
     num_timesteps: int = 1
+    noise_size: int | None = None
+    """How many numbers of noise an image gets; None for as many as it has values, in its shape."""
+    validates_on_train: bool = False
+    """Whether training images do for the validation where there is no split for it."""
     parent_manifest: dict[str, Any] | None = None
     class_names: list[str] | None = None
 
     def check_classes(self, names: list[str]) -> None:  # noqa: B027  (most tasks take any)
         """Raise ValueError if the model has no room for the classes of the data; an empty list is no classes."""
 
+    @property
+    def averaged(self) -> set[str]:
+        """The models whose average of `ema_decay` is published; others are published as they are."""
+        return set(self.models)
+
+    def learning_rate(self, name: str) -> float:
+        """The learning rate of a model."""
+        return self.recipe.learning_rate
+
+    def phases(self, step: int) -> list[str]:
+        """The models that the update after `step` updates trains, in turn."""
+        return list(self.models)
+
     @abstractmethod
     def loss(self, phase: str, models: dict[str, nn.Module], batch: Batch) -> Tensor:
-        """The scalar loss of one batch in the phase that trains `models[phase]`."""
+        """The scalar loss of one batch in the phase that trains `models[phase]`; the others collect no gradients."""
 
     @abstractmethod
     def validate(self, averages: dict[str, nn.Module], batches: Iterator[Batch]) -> dict[str, float]:
@@ -41,3 +60,16 @@ class Task(ABC):
     @abstractmethod
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder with the averaged weights and the manifest."""
+
+
+def build(component: type, options: dict[str, Any], field: str) -> Any:
+    """Make a component of a recipe's field, or raise ValueError if the options don't fit."""
+    try:
+        return component(**options)
+    except TypeError as error:
+        raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
+
+
+def changed_options(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Names of the wanted options that a trained component has otherwise."""
+    return sorted(name for name, value in wanted.items() if plain(own.get(name)) != plain(value))

@@ -8,18 +8,27 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "R2AttnUNet": "wbc_diffusers.models.r2_attn_unet",
     "SigmoidDDIMScheduler": "wbc_diffusers.schedulers.scheduling_sigmoid_ddim",
-    "WBCDDIMPipeline": "wbc_diffusers.pipelines.pipeline_wbc_ddim",
+    "WBCDDIMPipeline": "wbc_diffusers.pipelines",
     "WBCDiscriminator": "wbc_diffusers.models.wbc_discriminator",
+    "WBCGANPipeline": "wbc_diffusers.pipelines",
     "WBCGenerator": "wbc_diffusers.models.wbc_generator",
 }
 
-__all__ = ["R2AttnUNet", "SigmoidDDIMScheduler", "WBCDDIMPipeline", "WBCDiscriminator", "WBCGenerator", "__version__"]
+__all__ = [
+    "R2AttnUNet",
+    "SigmoidDDIMScheduler",
+    "WBCDDIMPipeline",
+    "WBCDiscriminator",
+    "WBCGANPipeline",
+    "WBCGenerator",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
     from wbc_diffusers.models.wbc_discriminator import WBCDiscriminator
     from wbc_diffusers.models.wbc_generator import WBCGenerator
-    from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
+    from wbc_diffusers.pipelines import WBCDDIMPipeline, WBCGANPipeline
     from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 
 

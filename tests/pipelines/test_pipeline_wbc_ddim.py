@@ -20,7 +20,7 @@ from scipy.interpolate import interp1d
 from torch import Tensor
 
 from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler, WBCDDIMPipeline
-from wbc_diffusers.pipelines import pipeline_wbc_ddim
+from wbc_diffusers.pipelines import pipeline_wbc_ddim, pretrained
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import predicted_image, sharpen_contrast, variance_of_timestep
 
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -659,7 +659,7 @@ def test_repository_is_fetched_without_pickles(folder, monkeypatch):
         asked.update(options, repository=repository)
         return str(folder)
 
-    monkeypatch.setattr(pipeline_wbc_ddim, "snapshot_download", fetch)
+    monkeypatch.setattr(pretrained, "snapshot_download", fetch)
     loaded = WBCDDIMPipeline.from_pretrained("somebody/cells", revision="v2")
     assert asked == {"repository": "somebody/cells", "revision": "v2", "allow_patterns": ["*.json", "*.safetensors"]}
     assert loaded.name_or_path == "somebody/cells"

@@ -6,14 +6,12 @@ This file is shipped with checkpoints: it imports nothing of the package.
 import hashlib
 import inspect
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -25,15 +23,12 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_tcd import TCDScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
 
 MANIFEST_NAME = "training_manifest.json"
 OUTPUT_TYPES = ("pil", "np", "pt")
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
-
-logger = logging.getLogger(__name__)
 
 
 def variance_of_sigma(sigma: float) -> float:
@@ -66,11 +61,6 @@ def predicted_image(prediction: Tensor, sample: Tensor, variance: float, predict
     if prediction_type == "v_prediction":
         return signal_rate * sample - noise_rate * prediction
     return prediction
-
-
-def sharpen_contrast(images: Tensor, contrast: float) -> Tensor:
-    """Sharpen images in [0, 1] as the thesis does on 0..255: image x (contrast / 127 + 1) - contrast (section 6.2)."""
-    return (images * (contrast / 127.0 + 1.0) - contrast / 255.0).clamp(0.0, 1.0)
 
 
 class WBCDDIMPipeline(DiffusionPipeline):
@@ -176,12 +166,11 @@ class WBCDDIMPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        generator = self._checked_request(batch_size, generator, contrast, output_type)
         shape = self._image_shape(batch_size, height, width)
         self._check_scheduler(num_inference_steps)
-        self._check_outputs(output_type, contrast, callback_on_step_end_tensor_inputs)
-        if isinstance(generator, Sequence):
-            generator = list(generator)  # what diffusers takes
-        step_arguments = self._step_arguments(eta, generator, batch_size)
+        self._check_tensor_inputs(callback_on_step_end_tensor_inputs)
+        step_arguments = self._step_arguments(eta, generator)
         labels = self._labels(class_labels, batch_size)
 
         # On the CPU, where reading a timestep does not wait for the accelerator.
@@ -231,17 +220,6 @@ class WBCDDIMPipeline(DiffusionPipeline):
                 f"weights and the latents are finite, that the network runs in float32 or bfloat16, and that "
                 f"{type(self.scheduler).__name__} can run this schedule (some can't at max_signal_rate=1)."
             )
-
-    def _to_output(
-        self, images: Tensor, contrast: float | None, output_type: str
-    ) -> list[Image.Image] | np.ndarray | Tensor:
-        """Turn images (B, C, H, W) in [0, 1] into what the caller asked for."""
-        if contrast:
-            images = sharpen_contrast(images, contrast)
-        if output_type == "pt":
-            return images
-        array = images.cpu().permute(0, 2, 3, 1).numpy()
-        return self.numpy_to_pil(array) if output_type == "pil" else array
 
     def _initial_sample(
         self,
@@ -316,15 +294,13 @@ class WBCDDIMPipeline(DiffusionPipeline):
         return 0.0
 
     def _image_shape(self, batch_size: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
-        if not _is_integer(batch_size) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}: give the number of images, 1 or more.")
         size = self.unet.config.sample_size
         default_height, default_width = (size, size) if isinstance(size, int) else size
         height = default_height if height is None else height
         width = default_width if width is None else width
         divisor = getattr(self.unet, "size_divisor", 1)
         if (
-            not (_is_integer(height) and _is_integer(width))
+            not (is_integer(height) and is_integer(width))
             or min(height, width) < 1
             or height % divisor
             or width % divisor
@@ -349,34 +325,23 @@ class WBCDDIMPipeline(DiffusionPipeline):
                 f"{', '.join(PREDICTION_TYPES)}."
             )
         total = config.num_train_timesteps
-        if not _is_integer(num_inference_steps) or not 1 <= num_inference_steps <= total:
+        if not is_integer(num_inference_steps) or not 1 <= num_inference_steps <= total:
             raise ValueError(
                 f"num_inference_steps={num_inference_steps!r}: give a number from 1 to {total}, the scheduler's "
                 "num_train_timesteps."
             )
 
-    def _check_outputs(self, output_type: str, contrast: float | None, tensor_inputs: Sequence[str]) -> None:
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type={output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}.")
-        if contrast is not None and not 0 <= contrast < math.inf:
-            raise ValueError(f"contrast={contrast}: give 0 or more (the thesis's value is 20), or None for none.")
+    def _check_tensor_inputs(self, tensor_inputs: Sequence[str]) -> None:
         unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
         if unknown:
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs holds {unknown}: choose from {self._callback_tensor_inputs}."
             )
 
-    def _step_arguments(
-        self, eta: float, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
-    ) -> dict[str, Any]:
+    def _step_arguments(self, eta: float, generator: torch.Generator | list[torch.Generator] | None) -> dict[str, Any]:
         """Those of `eta` and `generator` that the scheduler's step takes."""
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta={eta}: give a number from 0 (DDIM) to 1 (DDPM).")
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"generator is a list of {len(generator)}, but batch_size={batch_size}: give one generator per image, "
-                "or a single one for all."
-            )
         taken = inspect.signature(self.scheduler.step).parameters
         if eta > 0 and "eta" not in taken:
             raise ValueError(
@@ -404,6 +369,42 @@ class WBCDDIMPipeline(DiffusionPipeline):
             raise ValueError(f"class_labels={labels.tolist()}: {wanted}.")
         return labels.to(self._execution_device, torch.int64).expand(batch_size)
 
+    # From here on the files of both pipelines hold the same text: neither can import from the other.
+
+    @staticmethod
+    def _checked_request(
+        batch_size: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        contrast: float | None,
+        output_type: str,
+    ) -> torch.Generator | list[torch.Generator] | None:
+        """The generators as diffusers takes them, or ValueError if an argument of a call doesn't fit."""
+        if not is_integer(batch_size) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}: give the number of images, 1 or more.")
+        if contrast is not None and not 0 <= contrast < math.inf:
+            raise ValueError(f"contrast={contrast}: give 0 or more (the thesis's value is 20), or None for none.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type={output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}.")
+        if generator is None or isinstance(generator, torch.Generator):
+            return generator
+        if len(generator) != batch_size:
+            raise ValueError(
+                f"generator is a list of {len(generator)}, but batch_size={batch_size}: give one generator per image, "
+                "or a single one for all."
+            )
+        return list(generator)
+
+    def _to_output(
+        self, images: Tensor, contrast: float | None, output_type: str
+    ) -> list[Image.Image] | np.ndarray | Tensor:
+        """Turn images (B, C, H, W) in [0, 1] into what the caller asked for."""
+        if contrast:
+            images = sharpen_contrast(images, contrast)
+        if output_type == "pt":
+            return images
+        array = images.cpu().permute(0, 2, 3, 1).numpy()
+        return self.numpy_to_pil(array) if output_type == "pil" else array
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], safe_serialization: bool = True, **kwargs: Any
     ) -> None:
@@ -419,7 +420,8 @@ class WBCDDIMPipeline(DiffusionPipeline):
         """
         if not safe_serialization or kwargs.get("use_flashpack"):
             raise ValueError(
-                "WBCDDIMPipeline is saved in safetensors only: leave safe_serialization=True and use_flashpack=False."
+                f"{type(self).__name__} is saved in safetensors only: leave safe_serialization=True and "
+                "use_flashpack=False."
             )
         super().save_pretrained(str(save_directory), safe_serialization=True, **kwargs)
 
@@ -438,66 +440,15 @@ class WBCDDIMPipeline(DiffusionPipeline):
         manifest = self.training_manifest or read_manifest(self.name_or_path)
         if manifest is not None:
             # Anew: another precision or variant makes other files.
-            text = json.dumps({**manifest, "weights_sha256": _weight_hashes(folder)}, indent=1)
+            text = json.dumps({**manifest, "weights_sha256": weight_hashes(folder)}, indent=1)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
         super().save_config(str(folder), push_to_hub=push_to_hub, **kwargs)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """Load a pipeline from a folder or from the hub, safetensors only: nothing is ever unpickled.
 
-        Args:
-            pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
-            kwargs: Further arguments of [`DiffusionPipeline.from_pretrained`], such as `torch_dtype` or `variant`.
-
-        Raises:
-            ValueError: If `use_safetensors=False` is asked for, or the folder holds another kind of pipeline, or a
-                broken model_index.json or manifest.
-            OSError: If there is no pipeline, or its weights are incomplete or not in safetensors.
-        """
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("WBCDDIMPipeline loads safetensors only: leave use_safetensors out, or set it to True.")
-        kwargs["use_safetensors"] = True
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            passed = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-            options = {name: kwargs[name] for name in passed if name in kwargs}
-            # diffusers' own download would leave the manifest out, and refuse components of other packages.
-            allowed = ["*.json", "*.safetensors"]
-            try:
-                folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=allowed, **options))
-            except (OSError, ValueError) as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise OSError(
-                    f"There is no folder {pretrained_model_name_or_path}, and the hub gave no such model ({reason}): "
-                    "give a pipeline folder, or a hub id such as somebody/wbc-model."
-                ) from error
-        index = _checked_index(folder, str(pretrained_model_name_or_path), cls, passed_components=set(kwargs))
-        _refuse_pickles(folder, passed_components=set(kwargs))
-        manifest = read_manifest(folder)
-        if "scheduler" not in kwargs and (solver := _solver_of_diffusers(folder, index)) is not None:
-            kwargs["scheduler"] = solver
-        if manifest is not None:
-            _warn_of_other_weights(folder, manifest)
-        pipeline = super().from_pretrained(str(folder), **kwargs)
-        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        pipeline.training_manifest = manifest
-        return pipeline
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
-        """Make a pipeline of the components of another one, its training manifest included.
-
-        Args:
-            pipeline: The other pipeline.
-            kwargs: Components that replace its own, and further arguments of [`DiffusionPipeline.from_pipe`].
-        """
-        # diffusers takes over only networks of the very class in __init__'s signature, and ours names the base class.
-        network = {"unet": pipeline.components["unet"]} if "unet" in pipeline.components else {}
-        other = super().from_pipe(pipeline, **{**network, **kwargs})
-        other.training_manifest = getattr(pipeline, "training_manifest", None)
-        return other
+def sharpen_contrast(images: Tensor, contrast: float) -> Tensor:
+    """Sharpen images in [0, 1] as the thesis does on 0..255: image x (contrast / 127 + 1) - contrast (section 6.2)."""
+    return (images * (contrast / 127.0 + 1.0) - contrast / 255.0).clamp(0.0, 1.0)
 
 
 def read_manifest(folder: str | os.PathLike[str] | None) -> dict[str, Any] | None:
@@ -507,10 +458,10 @@ def read_manifest(folder: str | os.PathLike[str] | None) -> dict[str, Any] | Non
         ValueError: If it is no JSON object.
     """
     path = None if folder is None else Path(folder, MANIFEST_NAME)
-    return None if path is None or not path.is_file() else _read_object(path)
+    return None if path is None or not path.is_file() else read_object(path)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Read a file of a pipeline folder that holds a JSON object, or raise ValueError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -521,7 +472,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _weight_hashes(folder: Path) -> dict[str, str]:
+def weight_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of the weight files of a pipeline folder, by their paths in it."""
     hashes = {}
     for path in sorted(folder.glob("*/*.safetensors")):
@@ -530,64 +481,6 @@ def _weight_hashes(folder: Path) -> dict[str, str]:
     return hashes
 
 
-def _warn_of_other_weights(folder: Path, manifest: dict[str, Any]) -> None:
-    """Warn if a weight file is not the one whose hash the manifest holds."""
-    known = manifest.get("weights_sha256")
-    if not isinstance(known, dict) or not known:
-        return
-    for name, found in _weight_hashes(folder).items():
-        if known.get(name, found) != found:
-            logger.warning(
-                "%s is not the file that %s was written for (its SHA-256 differs), so what that says of the training "
-                "may not hold: take both again from where the model came from.",
-                folder / name,
-                MANIFEST_NAME,
-            )
-
-
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, and no bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _checked_index(folder: Path, name: str, cls: type[WBCDDIMPipeline], passed_components: set[str]) -> dict[str, Any]:
-    """Read model_index.json, or raise if there is none, or one of a class whose network may know no noise variances."""
-    path = folder / "model_index.json"
-    if not path.is_file():
-        raise OSError(f"{name} holds no {path.name}: give a pipeline folder, as save_pretrained writes it.")
-    index = _read_object(path)
-    found = index.get("_class_name")
-    if found not in (cls.__name__, WBCDDIMPipeline.__name__):
-        raise ValueError(f"{name} is a {found}, not a {cls.__name__}: load it by DiffusionPipeline.from_pretrained.")
-    for part in sorted({"unet", "scheduler"} - passed_components):
-        place: Any = index.get(part)
-        pair = isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
-        if not pair or (place[0] == "diffusers" and not hasattr(diffusers, place[1])):
-            raise ValueError(
-                f"{path} says {place!r} of the {part}: a library and a class of it are wanted, such as "
-                '["diffusers", "DDIMScheduler"]. Take it again from where the model came from, or update diffusers.'
-            )
-    return index
-
-
-def _solver_of_diffusers(folder: Path, index: dict[str, Any]) -> SchedulerMixin | None:
-    """Load the scheduler of a pipeline folder if it is one of diffusers'; None if it is our own.
-
-    Its config holds our schedule's options too. diffusers warns of them, unless it is told whose they are.
-    """
-    library, name = index["scheduler"]
-    if library != "diffusers":
-        return None
-    solver_class = getattr(diffusers, name)
-    config = solver_class.load_config(folder, subfolder="scheduler")
-    return solver_class.from_config({**config, "_class_name": "SigmoidDDIMScheduler"})
-
-
-def _refuse_pickles(folder: Path, passed_components: set[str]) -> None:
-    """Raise OSError if a component of a pipeline folder has its weights in pickles only."""
-    for component in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in passed_components):
-        pickles = [path for path in sorted(component.iterdir()) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        if pickles and not any(component.glob("*.safetensors")):
-            raise OSError(
-                f"{component} holds its weights as {pickles[0].name}, a pickle, which could run code when it is read, "
-                "and no .safetensors. Convert it where you trust it: load the model there and call save_pretrained."
-            )

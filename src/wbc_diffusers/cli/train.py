@@ -11,7 +11,7 @@ import typer
 
 def train(
     context: typer.Context,
-    config: Annotated[str, typer.Option(help="Recipe: a YAML file, or a name such as ours-64 or ddim-base.")],
+    config: Annotated[str, typer.Option(help="Recipe: a YAML file, or a name such as ours-64 or gan-base.")],
     data: Annotated[str, typer.Option(help="Prepared folder, any image folder or Parquet files, or a dataset's id.")],
     output: Annotated[Path, typer.Option(help="Becomes the pipeline folder; new, or with --resume an earlier run's.")],
     resume: Annotated[str | None, typer.Option(help='"latest", or a checkpoint to go on with.')] = None,
@@ -22,17 +22,24 @@ def train(
     them all, with underscores for dashes.
     """
     from wbc_diffusers.shelves import find_entry
-    from wbc_diffusers.training.recipe import DDIMRecipe, load_recipe, parse_overrides
+    from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe, load_recipe, parse_overrides
 
     path = find_entry(config, "training/recipes", ".yaml")
     recipe_class = type(load_recipe(path))
     own = [option for parameter in context.command.params for option in parameter.opts]
     recipe = load_recipe(path, parse_overrides(recipe_class, context.args, own))
-    assert isinstance(recipe, DDIMRecipe)
 
-    from wbc_diffusers.training.ddim import train_ddim
+    match recipe:
+        case GANRecipe():
+            from wbc_diffusers.training.gan import train_gan
 
-    done = train_ddim(recipe, data, output, resume)
+            done = train_gan(recipe, data, output, resume)
+        case DDIMRecipe():
+            from wbc_diffusers.training.ddim import train_ddim
+
+            done = train_ddim(recipe, data, output, resume)
+        case _:
+            raise AssertionError(f"no training for a {recipe_class.__name__}")
     main_process = int(os.environ.get("RANK", "0")) == 0
     if not done:
         if main_process:
@@ -45,7 +52,7 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `wbc train` with the options of the command line, as `accelerate launch training/train_ddim.py` does."""
+    """Run `wbc train` with the options of the command line, as the scripts under training/ do for accelerate."""
     from wbc_diffusers.cli import main as wbc
 
     wbc(["train", *(sys.argv[1:] if arguments is None else arguments)])

@@ -1,58 +1,39 @@
 """Folders of synthetic cells: every image a function of its seed, whoever makes it and however often it was stopped."""
 
 import csv
-import hashlib
-import inspect
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
-from wbc_diffusers.pipelines.pipeline_wbc_ddim import WBCDDIMPipeline
-from wbc_diffusers.solvers import as_solver, name_of
-from wbc_diffusers.training.manifest import check_manifest, public_name
+from wbc_diffusers.sampling import load_sampler
+from wbc_diffusers.training.manifest import public_name
 
 SETTINGS_NAME = "generation.json"
 METADATA_NAME = "metadata.csv"
 
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PARTIAL = ".partial-"
 _LEFT_BEHIND_S = 3600
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a generated image depends on beside its seed; a folder holds images of one of these only."""
-
-    model: str
-    revision: str
-    config: str
-    solver: str
-    steps: int
-    batch_size: int
-    eta: float
-    contrast: float | None
-    class_label: int | None
-    abnormality: str
-    grade: int | str | None
-    mixed_precision: str
+Settings = Mapping[str, Any]
+"""What a generated image depends on beside its seed; a folder holds images of one of these only. The keys are model,
+revision, config, batch_size, contrast, abnormality, grade and mixed_precision, and those of the kind of model."""
 
 
 def generate(
@@ -61,10 +42,11 @@ def generate(
     num: int,
     *,
     seed: int = 0,
-    steps: int = 20,
+    steps: int | None = None,
     solver: str | None = None,
     batch_size: int = 16,
-    eta: float = 0.0,
+    eta: float | None = None,
+    truncation: float | None = None,
     contrast: float | None = None,
     class_name: str | None = None,
     mixed_precision: str = "no",
@@ -80,12 +62,13 @@ def generate(
         out: The folder.
         num: Number of images.
         seed: Seed of the first image.
-        steps: Denoising steps.
-        solver: One of `wbc_diffusers.solvers.SOLVERS`, in place of the model's own scheduler.
+        steps: Denoising steps of a diffusion model, 20 by default.
+        solver: One of `wbc_diffusers.solvers.SOLVERS`, in place of a diffusion model's own scheduler.
         batch_size: Images made at once.
-        eta: Share of DDPM's noise: 0 is DDIM, 1 is DDPM.
+        eta: Share of DDPM's noise in a diffusion model's steps: 0 (the default) is DDIM, 1 is DDPM.
+        truncation: Largest absolute value of a GAN's noise; None for no limit.
         contrast: The thesis's contrast sharpening (20 there); None for none.
-        class_name: Class to make, for a model with classes.
+        class_name: Class to make, for a diffusion model with classes.
         mixed_precision: "no", "bf16" or "fp16".
         report: Called with images done and wanted by this process.
 
@@ -101,68 +84,30 @@ def generate(
         raise ValueError(
             f"num={num}, seed={seed}, batch_size={batch_size}: give num and batch_size >= 1 and 0 <= seed < 2^63."
         )
-    if mixed_precision not in _DTYPES:
-        raise ValueError(f"mixed_precision={mixed_precision!r}: choose one of {', '.join(_DTYPES)}.")
     state = process_state()
-    pipe = _load(model, solver, state.device)
-    label = _class_label(pipe, class_name)
-    abnormality, grade = _depicted(pipe, class_name)
-    settings = Settings(
-        model=public_name(model),
-        revision=_revision(pipe),
-        config=_config_hash(pipe),
-        solver=name_of(pipe.scheduler),
+    sampler = load_sampler(
+        model,
+        state.device,
+        contrast,
+        mixed_precision,
         steps=steps,
-        batch_size=batch_size,
+        solver=solver,
         eta=eta,
-        contrast=contrast,
-        class_label=label,
-        abnormality=abnormality,
-        grade=grade,
-        mixed_precision=mixed_precision,
+        truncation=truncation,
+        class_name=class_name,
     )
-
-    def sample(seeds: list[int], **size: int | None) -> Any:
-        with torch.autocast(state.device.type, _DTYPES[mixed_precision], enabled=mixed_precision != "no"):
-            return pipe(
-                batch_size=len(seeds),
-                num_inference_steps=steps,
-                eta=eta,
-                contrast=contrast,
-                class_labels=label,
-                generator=[torch.Generator().manual_seed(s) for s in seeds],
-                **size,
-            ).images
-
-    try:
-        # On the smallest image there is: what doesn't fit together shows before anything is written.
-        smallest = getattr(pipe.unet, "size_divisor", None)
-        sample([0], height=smallest, width=smallest)
-    except NotImplementedError as error:
-        raise ValueError(f"{settings.solver} can't run this model ({error}): choose another solver.") from error
-    settings = _claim(out, settings)
+    sampler.rehearse()
+    settings = _claim(out, {"model": public_name(model), "batch_size": batch_size, **sampler.settings()})
 
     # Dealt out before any image is looked for, so that processes which start at different times agree.
     mine = list(_blocks(seed, num, batch_size))[state.process_index :: state.num_processes]
-    return _make(out, range(seed, seed + num), mine, sample, settings, report)
+    return _make(out, range(seed, seed + num), mine, sampler, settings, report)
 
 
 def process_state() -> PartialState:
     """This process's place among those that were launched, and its device."""
     # PartialState alone leaves the launcher's --cpu unread, and takes each of several CPU processes for the only one.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
-def _load(model: str, solver: str | None, device: torch.device) -> Any:
-    """The pipeline of a folder or hub id, on a device, a solver of that name in its scheduler's place."""
-    pipe: Any = WBCDDIMPipeline.from_pretrained(model)
-    if pipe.training_manifest is not None:
-        pipe.training_manifest = check_manifest(pipe.training_manifest, model)
-    pipe.scheduler = as_solver(pipe.scheduler, solver)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.to(device)
-    pipe.unet.to(memory_format=torch.channels_last)
-    return pipe
 
 
 def _make(
@@ -180,10 +125,10 @@ def _make(
 
     # Every one is looked at, so that a file in the way is told before any image is made.
     blocks = [block for block in blocks if [seed for seed in block if lacks(seed)]]
-    total, made = len(blocks) * settings.batch_size, 0
+    total, made = len(blocks) * settings["batch_size"], 0
     with _partial_folder(out) as partial:
         for done, block in enumerate(blocks):
-            report(done * settings.batch_size, total)
+            report(done * settings["batch_size"], total)
             if not any(map(lacks, block)):
                 continue  # another run in this folder was faster
             for seed, image in zip(block, sample(block), strict=True):
@@ -243,57 +188,9 @@ def _is_ours(file: BinaryIO, seed: int, settings: Settings) -> bool:
     return all(found.get(name) == value for name, value in _marks(seed, settings).items())
 
 
-def _revision(pipe: Any) -> str:
-    """A hash of the weights themselves, so that a copied or republished model keeps its name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(pipe.unet.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _config_hash(pipe: Any) -> str:
-    """A hash of what the weights don't say: how network and scheduler are built."""
-    parts = []
-    for part in (pipe.unet, pipe.scheduler):
-        # A swapped scheduler drags the options of the class before it along.
-        own = inspect.signature(type(part).__init__).parameters
-        parts.append({name: value for name, value in part.config.items() if name in own})
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _manifest_part(pipe: Any, part: str) -> dict[str, Any]:
-    return (pipe.training_manifest or {}).get(part, {})
-
-
-def _class_label(pipe: Any, name: str | None) -> int | None:
-    count = pipe.unet.config.get("num_class_embeds")
-    if count is None:
-        if name is not None:
-            raise ValueError(f"The model has no classes: leave out the class {name!r}.")
-        return None
-    names = _manifest_part(pipe, "training").get("classes") or [str(i) for i in range(count)]
-    if name not in names:
-        raise ValueError(
-            f"The model has classes: give one of {', '.join(names)}" + (f", not {name!r}." if name else ".")
-        )
-    return names.index(name)
-
-
-def _depicted(pipe: Any, class_name: str | None) -> tuple[str, int | str | None]:
-    """The abnormality and grade that the model was trained to show, by its manifest; empty where it does not say."""
-    recipe = _manifest_part(pipe, "recipe")
-    chosen = dict(recipe.get("where") or {})
-    if class_name is not None and recipe.get("class_column"):
-        chosen[recipe["class_column"]] = class_name
-    grade = str(chosen.get("grade", ""))
-    # Grades are numbers, but a column of one's own may hold words, such as "severe".
-    return str(chosen.get("abnormality", "")), int(grade) if grade.isdecimal() else grade or None
-
-
 def _claim(out: Path, settings: Settings) -> Settings:
     """Make the folder ours, or see that it already is; give the settings under the name that it knows the model by."""
-    path, wanted = out / SETTINGS_NAME, asdict(settings)
+    path = out / SETTINGS_NAME
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file: give a folder as --out.")
     out.mkdir(parents=True, exist_ok=True)
@@ -303,7 +200,7 @@ def _claim(out: Path, settings: Settings) -> Settings:
     _remove_left_behind(out)
     if not path.is_file():
         with _partial_folder(out) as partial:
-            (partial / SETTINGS_NAME).write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+            (partial / SETTINGS_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
             _move_unless_there(partial / SETTINGS_NAME, path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -312,11 +209,11 @@ def _claim(out: Path, settings: Settings) -> Settings:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no settings: give another --out.")
     # Revision and config say which model it is: a folder may be renamed or copied.
-    own = {**wanted, "model": found.get("model") or settings.model}
+    own = {**settings, "model": found.get("model") or settings["model"]}
     changed = [f"{k} ({found.get(k)} there, {v} now)" for k, v in own.items() if found.get(k) != v]
     if changed:
         raise ValueError(f"{out} holds images made with another {', '.join(changed)}: give another --out.")
-    return replace(settings, model=own["model"])
+    return own
 
 
 def _move_unless_there(source: Path, target: Path) -> None:
@@ -352,15 +249,14 @@ def _write_image(path: Path, pixels: np.ndarray, seed: int, settings: Settings) 
 
 def _marks(seed: int, settings: Settings) -> dict[str, str]:
     """What an image says of itself, as PNG text."""
-    told = {name: str(value) for name, value in asdict(settings).items() if value not in (None, "")}
+    told = {name: str(value) for name, value in settings.items() if value not in (None, "")}
     return {"wbc:synthetic": "true", "wbc:seed": str(seed)} | {f"wbc:{name}": value for name, value in told.items()}
 
 
 def _write_metadata(out: Path, partial: Path, settings: Settings) -> None:
     """Write metadata.csv over all images of the folder."""
     columns = ["file_name", "seed", "model", "revision", "steps", "abnormality", "grade", "synthetic"]
-    grade = "" if settings.grade is None else str(settings.grade)
-    about = [settings.model, settings.revision, str(settings.steps), settings.abnormality, grade, "true"]
+    about = ["" if (value := settings.get(name)) is None else str(value) for name in columns[2:-1]] + ["true"]
     numbered: list[int] | None = None
     # Until nothing came in between: of runs that end at the same moment, the last to write lists the images of all.
     while (seeds := _seeds_in(out)) != numbered:

@@ -11,13 +11,16 @@ def generate(
     num: Annotated[int, typer.Option(help="Number of images.")],
     out: Annotated[Path, typer.Option(help="Folder for the images; a stopped run goes on in it.")],
     seed: Annotated[int, typer.Option(help="Seed of the first image; the next ones follow.")] = 0,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of a diffusion model; 20 if left out.")] = None,
     solver: Annotated[
         str | None,
         typer.Option(help="ddim, dpm++, dpm++_sde, unipc, heun, euler, euler_a or ddpm; the model's own if left out."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images made at once, in each process.")] = 16,
-    eta: Annotated[float, typer.Option(help="Noise added by each step: 0 is DDIM, 1 is DDPM.")] = 0.0,
+    eta: Annotated[
+        float | None, typer.Option(help="Noise added by each step: 0 is DDIM, 1 is DDPM; 0 if left out.")
+    ] = None,
+    truncation: Annotated[float | None, typer.Option(help="Largest value of a GAN's noise, such as 1.5.")] = None,
     contrast: Annotated[float | None, typer.Option(help="Contrast sharpening; the thesis took 20.")] = None,
     class_name: Annotated[str | None, typer.Option("--class", help="Class, for a model with classes.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
@@ -49,6 +52,7 @@ def generate(
             solver=solver,
             batch_size=batch_size,
             eta=eta,
+            truncation=truncation,
             contrast=contrast,
             class_name=class_name,
             mixed_precision=mixed_precision,

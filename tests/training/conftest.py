@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.engine import Trainer
-from wbc_diffusers.training.recipe import DDIMRecipe
+from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe, Recipe
 
 SMALL: dict[str, Any] = {
     "resolution": 16,
@@ -28,6 +28,14 @@ SMALL: dict[str, Any] = {
     "validation_images": 0,
     "sample_images": 0,
 }
+SMALL_GAN: dict[str, Any] = {
+    **SMALL,
+    "generator": {"depth": 8, "kernel_size": 4, "latent_dim": 8},
+    "discriminator": {"depth": 4, "kernel_size": 4},
+    "learning_rate": 1e-3,
+    "snapshot_every_epochs": None,
+}
+del SMALL_GAN["model"]
 KINDS = [("none", 0), ("dohle_bodies", 2), ("hypersegmentation", 2)]
 
 
@@ -61,11 +69,17 @@ def small() -> Callable[..., DDIMRecipe]:
 
 
 @pytest.fixture(scope="session")
+def small_gan() -> Callable[..., GANRecipe]:
+    """Give a maker of recipes of a GAN that trains in a blink."""
+    return lambda **changes: GANRecipe(**{**SMALL_GAN, **changes})
+
+
+@pytest.fixture(scope="session")
 def trainer(cells: Path) -> Callable[..., Trainer]:
     """Give a maker of trainers on the cells: trainer(recipe, output, resume=None, task=DDIMTask, source=cells)."""
 
     def make(
-        recipe: DDIMRecipe, output: Path, resume: str | None = None, task: Any = DDIMTask, source: Path = cells
+        recipe: Recipe, output: Path, resume: str | None = None, task: Any = DDIMTask, source: Path = cells
     ) -> Trainer:
         return Trainer(task(recipe), recipe, str(source), output, resume)
 
@@ -73,9 +87,9 @@ def trainer(cells: Path) -> Callable[..., Trainer]:
 
 
 @pytest.fixture(scope="session")
-def published() -> Callable[[Path], dict[str, Tensor]]:
-    """Give a reader of the weights of a pipeline folder."""
-    return lambda folder: load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+def published() -> Callable[..., dict[str, Tensor]]:
+    """Give a reader of the weights of a pipeline folder: published(folder, part="unet")."""
+    return lambda folder, part="unet": load_file(folder / part / "diffusion_pytorch_model.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -399,7 +399,8 @@ class Trainer:
         every = self.recipe.snapshot_every_epochs
         assert every is not None
         epochs = self.feed.epochs_at(self.step) // every * every
-        folder = self.output / "snapshots" / f"epoch-{epochs:04g}"
+        name = f"{epochs:04.0f}" if every.is_integer() else f"{epochs:07.2f}"
+        folder = self.output / "snapshots" / f"epoch-{name}"
         self._write_pipeline(folder)
         if self.recipe.sample_images:
             self._draw_samples(folder / "samples.png")

@@ -115,9 +115,9 @@ class GANTask(Task):
         found = variety(torch.cat(made), torch.cat(real))
         if found < COLLAPSED_BELOW:
             logger.warning(
-                "The generator may have collapsed: generated images differ %.2f times as much from their nearest as "
-                "real ones do (%d of each; 1 is as much, and this warns below %.1f). Look at the samples; if it stays "
-                "so, go back to an earlier snapshot, and try diff_augment, r1_weight or a lower learning rate.",
+                "Generated images differ %.2f times as much from their nearest as real ones do (%d of each; this warns "
+                "below %.1f): unless the training has only begun, the generator has collapsed. Look at the samples; go "
+                "back to an earlier snapshot, and try diff_augment, r1_weight or a lower learning rate.",
                 found,
                 count,
                 COLLAPSED_BELOW,

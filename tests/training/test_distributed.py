@@ -14,6 +14,7 @@ from datasets import Dataset, Image
 from safetensors.torch import load_file
 
 from wbc_diffusers.training.ddim import train_ddim
+from wbc_diffusers.training.gan import train_gan
 
 OPTIONS = {
     "max_train_steps": 6,
@@ -36,7 +37,8 @@ def launch(processes: ForkServerContext) -> Callable[..., int]:
 
     def run(count: int, *arguments: Any) -> int:
         # The launcher forks, which only a process without threads of torch may do.
-        target, given = (debug_launcher, (train_ddim, arguments, count)) if count > 1 else (train_ddim, arguments)
+        train = train_ddim if arguments[0].kind == "ddim" else train_gan
+        target, given = (debug_launcher, (train, arguments, count)) if count > 1 else (train, arguments)
         process = processes.Process(target=target, args=given)
         process.start()
         process.join(240)
@@ -104,3 +106,53 @@ def test_a_stream_is_shared_out_and_all_images_seen_are_in_the_manifest(
     assert launch(1, replace(recipe, max_train_steps=3), str(shards), output, "latest") == 0
     later = json.loads((output / "training_manifest.json").read_text())["image_pixel_sha256"]
     assert set(seen) <= set(later)
+
+
+NO_NORMS = {"generator": {"norm_type": "none"}, "discriminator": {"norm_type": "none"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_two_processes_train_the_gan_that_one_does_where_no_batch_norm_counts(
+    launch: Any, small_gan: Any, cells: Path, published: Any, tmp_path: Path, frozen: bool
+) -> None:
+    gan: dict[str, Any] = {
+        "max_train_steps": 4,
+        "train_batch_size": 8,
+        "discriminator_updates": 2,
+        "loss": "non_saturating",
+        "diff_augment": "color,translation,cutout",
+        "random_flip": True,
+        "learning_rate": 1e-4,
+        "adam_betas": (0.0, 0.99),
+        "ema_decay": 0.9,
+    }
+    small = small_gan()
+    networks = {part: {**getattr(small, part), **NO_NORMS[part]} for part in NO_NORMS}
+    if frozen:
+        # All norms of both: the generator's, and the one of the discriminator's second block.
+        base = tmp_path / "base"
+        assert launch(1, small_gan(max_train_steps=2), str(cells), base) == 0
+        networks = {part: {} for part in NO_NORMS}
+        gan |= {"pretrained": str(base), "frozen_layers": 2, "freeze_generator_norms": True}
+    else:
+        gan |= {"r1_weight": 0.5}
+    for count in (1, 2):
+        assert launch(count, small_gan(**gan, **networks), str(cells), tmp_path / str(count)) == 0
+    for part in NO_NORMS:
+        one, two = published(tmp_path / "1", part), published(tmp_path / "2", part)
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_with_batch_norm_two_processes_keep_the_same_weights_and_resume(
+    launch: Any, small_gan: Any, cells: Path, published: Any, tmp_path: Path
+) -> None:
+    options = {"train_batch_size": 8, "checkpoint_every": 2, "keep_checkpoints": 9}
+    for steps, output, resume in ((4, "whole", None), (2, "parts", None), (4, "parts", "latest")):
+        recipe = small_gan(**options, max_train_steps=steps)
+        assert launch(2, recipe, str(cells), tmp_path / output, resume) == 0
+    for part in NO_NORMS:
+        whole, parts = published(tmp_path / "whole", part), published(tmp_path / "parts", part)
+        assert all(torch.equal(parts[name], value) for name, value in whole.items())

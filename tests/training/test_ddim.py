@@ -76,7 +76,9 @@ def test_validation_figures_are_means_per_level_and_the_same_each_time(
     trainer: Any, small: Any, tmp_path: Path
 ) -> None:
     run = trainer(small(validation_images=6), tmp_path / "run")
-    figures = [run.task.validate({"unet": run.averages["unet"].model}, run.feed.validation_batches()) for _ in "12"]
+    figures = [
+        run.task.validate({"unet": run.trained["unet"].average.model}, run.feed.validation_batches()) for _ in "12"
+    ]
     assert figures[0] == figures[1]
     levels = {k: v for k, v in figures[0].items() if k != "validation/mean"}
     assert len(levels) == 8
@@ -85,7 +87,7 @@ def test_validation_figures_are_means_per_level_and_the_same_each_time(
     for batch in run.feed.validation_batches():  # four images and two, the noisiest level
         noisy = 0.01 * batch["image"] + np.sqrt(1 - 0.01**2) * batch["noise"]
         with torch.no_grad():
-            predicted = run.averages["unet"].model(noisy, 1 - 0.01**2).sample
+            predicted = run.trained["unet"].average.model(noisy, 1 - 0.01**2).sample
         errors += (predicted - batch["noise"]).abs().mean(dim=(1, 2, 3)).tolist()
     assert levels["validation/signal_rate_0.010"] == pytest.approx(np.mean(errors), rel=1e-5)
 
@@ -168,7 +170,7 @@ def test_fine_tuning_starts_from_the_published_weights_with_the_new_schedule(
     trainer(small(), tmp_path / "base").run()
     recipe = small(model={}, scheduler={"min_signal_rate": 0.008}, pretrained=str(tmp_path / "base"))
     run = trainer(recipe, tmp_path / "rare")
-    start = run.bare["unet"].state_dict()
+    start = run.trained["unet"].bare.state_dict()
     assert all(torch.equal(start[k], v) for k, v in published(tmp_path / "base").items())
     run.run()
     alphas = WBCDDIMPipeline.from_pretrained(tmp_path / "rare").scheduler.alphas_cumprod

@@ -59,7 +59,7 @@ def test_a_saved_average_goes_on_where_it_was() -> None:
 def test_running_statistics_are_published_as_averages(trainer: Any, small: Any, published: Any, tmp_path: Any) -> None:
     recipe = small(model={"block_out_channels": [4, 8], "norm_type": "batch"}, ema_decay=0.99)
     run = trainer(recipe, tmp_path / "run")
-    expected = {k: v.double().clone() for k, v in run.bare["unet"].state_dict().items() if "running" in k}
+    expected = {k: v.double().clone() for k, v in run.trained["unet"].bare.state_dict().items() if "running" in k}
     assert expected
     update, n = run.update, 0
 
@@ -67,7 +67,7 @@ def test_running_statistics_are_published_as_averages(trainer: Any, small: Any, 
         nonlocal n, expected
         losses = update(batches)
         d = (1 + n) / (10 + n)
-        expected = {k: d * v + (1 - d) * run.bare["unet"].state_dict()[k].double() for k, v in expected.items()}
+        expected = {k: d * v + (1 - d) * run.trained["unet"].bare.state_dict()[k].double() for k, v in expected.items()}
         n += 1
         return losses
 

@@ -133,9 +133,11 @@ def test_updates_are_those_of_a_plain_torch_loop(trainer: Any, small: Any, tmp_p
     ours.run()
     # Where a gradient is almost zero Adam divides rounding by rounding, so 1/500 of a step is left to it.
     for name, theirs in average.named_parameters():
-        torch.testing.assert_close(ours.averages["unet"].model.get_parameter(name), theirs.detach(), rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            ours.trained["unet"].average.model.get_parameter(name), theirs.detach(), rtol=0, atol=2e-5
+        )
     for name, theirs in model.named_parameters():
-        torch.testing.assert_close(ours.bare["unet"].get_parameter(name), theirs, rtol=0, atol=2e-5)
+        torch.testing.assert_close(ours.trained["unet"].bare.get_parameter(name), theirs, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("change", [{"gradient_accumulation_steps": 4}, {"gradient_checkpointing": True}])
@@ -198,20 +200,22 @@ def test_an_update_that_the_scaler_skips_moves_neither_average_nor_rate(
     ours = trainer(recipe, tmp_path / "run")
     # What accelerate does for fp16 on a GPU; a hundred times the loss overflows at this scale, and not at the next few.
     ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    optimizer = make_optimizer(replace(recipe, mixed_precision="fp16"), ours.trained["unet"], recipe.learning_rate)
-    ours.optimizers["unet"] = AcceleratedOptimizer(optimizer, False, ours.accelerator.scaler)
+    optimizer = make_optimizer(
+        replace(recipe, mixed_precision="fp16"), ours.trained["unet"].parameters, recipe.learning_rate
+    )
+    ours.trained["unet"].optimizer = AcceleratedOptimizer(optimizer, False, ours.accelerator.scaler)
     loss = ours.task.loss
     ours.task.loss = lambda *arguments: 100.0 * loss(*arguments)
-    start = deepcopy(ours.bare["unet"].state_dict())
+    start = deepcopy(ours.trained["unet"].bare.state_dict())
     batches, taken = ours.feed.batches(0), 0
     for _ in range(12):
-        rate, updates = ours._learning_rates(), ours.averages["unet"].updates
+        rate, updates = ours._learning_rates(), ours.trained["unet"].average.updates
         ours.update(batches)
-        skipped = ours.optimizers["unet"].step_was_skipped
+        skipped = ours.trained["unet"].optimizer.step_was_skipped
         taken += not skipped
-        assert (ours._learning_rates() == rate and ours.averages["unet"].updates == updates) == bool(skipped)
+        assert (ours._learning_rates() == rate and ours.trained["unet"].average.updates == updates) == bool(skipped)
         if not taken:
-            assert all(torch.equal(start[k], v) for k, v in ours.averages["unet"].model.state_dict().items())
+            assert all(torch.equal(start[k], v) for k, v in ours.trained["unet"].average.model.state_dict().items())
     assert 0 < taken < 12
 
 

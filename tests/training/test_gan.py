@@ -98,7 +98,7 @@ def test_r1_is_weighed_by_half_its_weight(make: Any, small_gan: Any, tmp_path: P
     for weight in (0.0, 3.0):
         ours = make(small_gan(r1_weight=weight, **networks), tmp_path / str(weight))
         batch = ours._to_device(next(ours.feed.batches(0)))
-        losses[weight] = ours.task.loss("discriminator", ours.models, batch).item()
+        losses[weight] = ours.task.loss("discriminator", ours.task.models, batch).item()
         images = batch["image"].requires_grad_()
         slopes = torch.autograd.grad(ours.task.discriminator(images).logits.sum(), images)[0]
     penalty = 1.5 * slopes.square().sum(dim=(1, 2, 3)).mean().item()
@@ -129,13 +129,13 @@ def test_each_network_is_trained_when_it_is_its_turn_and_the_other_stays(
 ) -> None:
     ours = make(small_gan(**options), tmp_path / "run")
     batches, seen = ours.feed.batches(0), dict.fromkeys(PARTS, "")
-    weights = {name: [k for k, _ in ours.bare[name].named_parameters()] for name in PARTS}
+    weights = {name: [k for k, _ in ours.trained[name].bare.named_parameters()] for name in PARTS}
     for _ in range(4):
-        before = {name: state(ours.bare[name]) for name in PARTS}
+        before = {name: state(ours.trained[name].bare) for name in PARTS}
         losses = ours.update(batches)
         ours.step += 1
         for name in PARTS:
-            changed = moved(before[name], state(ours.bare[name])) & set(weights[name])
+            changed = moved(before[name], state(ours.trained[name].bare)) & set(weights[name])
             assert changed in (set(), set(weights[name]))
             assert bool(changed) == (name in losses)
             seen[name] += str(int(bool(changed)))
@@ -148,7 +148,7 @@ def test_the_generators_update_leaves_no_gradient_with_the_discriminator(
     ours = make(small_gan(), tmp_path / "run")
     micro = [ours._to_device(next(ours.feed.batches(0)))]
     ours._update_model("generator", micro)
-    assert all(p.grad is None and p.requires_grad for p in ours.bare["discriminator"].parameters())
+    assert all(p.grad is None and p.requires_grad for p in ours.trained["discriminator"].bare.parameters())
 
 
 def test_both_have_their_learning_rates(make: Any, small_gan: Any, log_of: Any, tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def test_frozen_norms_are_in_evaluation_mode_in_the_training_itself(
     recipe = small_gan(pretrained=str(base), generator={}, discriminator={}, frozen_layers=2)
     ours = make(recipe, tmp_path / "run")
     ours.update(ours.feed.batches(0))
-    modes = [module.training for module in ours.bare["discriminator"].blocks.modules()]
+    modes = [module.training for module in ours.trained["discriminator"].bare.blocks.modules()]
     assert not any(modes)
-    assert all(module.training for module in ours.bare["generator"].norms)
+    assert all(module.training for module in ours.trained["generator"].bare.norms)
 
 
 @pytest.mark.parametrize("stop_at", [4])
@@ -266,8 +266,8 @@ def test_images_that_no_longer_differ_are_warned_of_with_the_measure(
     assert make(recipe, tmp_path / "alive").run()
     assert "collapsed" not in caplog.text
     ours = make(recipe, tmp_path / "collapsed")
-    for networks in (ours.bare, {"generator": ours.averages["generator"].model}):
-        nn.init.zeros_(networks["generator"].linear_in.weight)
+    for network in (ours.trained["generator"].bare, ours.trained["generator"].average.model):
+        nn.init.zeros_(network.linear_in.weight)
     assert ours.run()
     found = [row["validation/variety"] for row in log_of(tmp_path / "collapsed") if "validation/variety" in row]
     assert len(found) == 2

@@ -13,30 +13,27 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
-from wbc_diffusers.training.ema import EMA
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, move_in, write_whole
 from wbc_diffusers.training.manifest import build_manifest
-from wbc_diffusers.training.optimizer import make_optimizer
 from wbc_diffusers.training.output import LAST_NAME, check_output, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
 from wbc_diffusers.training.recipe import Recipe
 from wbc_diffusers.training.stopping import StopSignal
 from wbc_diffusers.training.task import Task
+from wbc_diffusers.training.trained import set_up
 
 logger = logging.getLogger(__name__)
 
@@ -121,52 +118,18 @@ class Trainer:
     # -- set-up ------------------------------------------------------------------------------------------------------
 
     def _prepare_models(self) -> None:
-        recipe = self.recipe
-        self.models: dict[str, nn.Module] = {}
-        self.partners: dict[str, nn.Module] = {}
-        """The models in the updates of others: as fast and precise, but nothing goes between processes."""
-        self.bare: dict[str, nn.Module] = {}
-        self.trained: dict[str, list[nn.Parameter]] = {}
-        self.averages: dict[str, EMA] = {}
-        self.optimizers: dict[str, Any] = {}
-        self.schedules: dict[str, Any] = {}
-        for name, bare in self.task.models.items():
-            model: Any = bare.to(self.accelerator.device).train()
-            self.trained[name] = [p for p in model.parameters() if p.requires_grad]
-            for module in model.modules():
-                # Else a frozen batch norm would go on counting, and a spectral norm iterating.
-                if (own := list(module.parameters())) and not any(p.requires_grad for p in own):
-                    module.eval()
-            if recipe.channels_last:
-                model = model.to(memory_format=torch.channels_last)
-            if recipe.gradient_checkpointing:
-                model.enable_gradient_checkpointing()
-            self.averages[name] = EMA(model, recipe.ema_decay if name in self.task.averaged else 0.0)
-            if self.accelerator.num_processes > 1 and self.accelerator.device.type != "cpu":
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # torch has none for CPUs
-            optimizer = make_optimizer(recipe, self.trained[name], self.task.learning_rate(name))
-            self.schedules[name] = get_scheduler(
-                recipe.lr_scheduler,
-                optimizer,
-                num_warmup_steps=recipe.lr_warmup_steps,
-                num_training_steps=self.total_steps,
-            )
-            self.bare[name] = model
-            if recipe.compile:
-                model = torch.compile(model)
-            self.models[name], self.optimizers[name] = self.accelerator.prepare(model, optimizer)
-            self.partners[name] = self.accelerator.unwrap_model(self.models[name])
+        self.trained = {name: set_up(self.task, name, self.accelerator, self.total_steps) for name in self.task.models}
         # accelerate would save a compiled model with its wrapper's prefix, which a run without compile doesn't know.
         self.accelerator.register_save_state_pre_hook(self._save_bare)
         self.accelerator.register_load_state_pre_hook(self._load_bare)
-        # The schedules are stepped once an update, whatever the number of processes, so they are not prepared.
-        self.accelerator.register_for_checkpointing(*self.averages.values(), *self.schedules.values())
+        each = self.trained.values()
+        self.accelerator.register_for_checkpointing(*(t.average for t in each), *(t.schedule for t in each))
 
     def _save_bare(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
-        weights[:] = [model.state_dict() for model in self.bare.values()]
+        weights[:] = [trained.bare.state_dict() for trained in self.trained.values()]
 
     def _load_bare(self, models: list[nn.Module], folder: str) -> None:
-        models[:] = self.bare.values()
+        models[:] = [trained.bare for trained in self.trained.values()]
 
     def _resume(self, checkpoint: Path) -> None:
         self.checkpoints.verify(checkpoint)
@@ -241,7 +204,7 @@ class Trainer:
         recipe = self.recipe
         started, seconds_before = time.monotonic(), self.seconds
         progress = Progress(self.step, self.total_steps, recipe.train_batch_size, show=self.accelerator.is_main_process)
-        recent: dict[str, list[Tensor]] = {name: [] for name in self.models}
+        recent: dict[str, list[Tensor]] = {name: [] for name in self.trained}
         logged = self.step
         batches = self.feed.batches(self.step)
         with contextlib.closing(progress), contextlib.closing(batches):
@@ -282,43 +245,35 @@ class Trainer:
         # Dropout's draws. After the batches: a loader that starts takes a number, as it does in a resumed run only.
         torch.manual_seed(seed_of(self.recipe.seed, self.step, self.accelerator.process_index))
         losses = {phase: self._update_model(phase, micro) for phase in self.task.phases(self.step)}
-        for name, schedule in self.schedules.items():
-            # It follows the updates of the training, so that models that are trained at times see all of it.
-            if name not in losses or not self.optimizers[name].step_was_skipped:
-                schedule.step()
+        for name, trained in self.trained.items():
+            # It follows the updates of the training, so that a model that is trained now and then sees all of it.
+            if name not in losses or not trained.optimizer.step_was_skipped:
+                trained.schedule.step()
         return losses
 
     def _update_model(self, phase: str, micro: list[Batch]) -> Tensor:
         """One update of a model on the batches of an update; returns its mean loss."""
-        model, optimizer = self.models[phase], self.optimizers[phase]
+        trained = self.trained[phase]
+        models = {name: other.partner for name, other in self.trained.items()} | {phase: trained.model}
         total = torch.zeros((), device=self.accelerator.device)
-        with self._only_gradients_of(phase):
+        with contextlib.ExitStack() as others:
+            for name, other in self.trained.items():
+                if name != phase:
+                    others.enter_context(other.fixed())
             for i, batch in enumerate(micro):
                 last = i == len(micro) - 1
-                with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                    loss = self.task.loss(phase, {**self.partners, phase: model}, batch) / len(micro)
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(trained.model):
+                    loss = self.task.loss(phase, models, batch) / len(micro)
                     self.accelerator.backward(loss)
                 total += loss.detach()
         if self.recipe.max_grad_norm is not None:
-            self.accelerator.unscale_gradients(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.recipe.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if not optimizer.step_was_skipped:  # as fp16 does where its gradients overflow
-            self.averages[phase].update(self.bare[phase])
+            self.accelerator.unscale_gradients(trained.optimizer)
+            torch.nn.utils.clip_grad_norm_(trained.parameters, self.recipe.max_grad_norm)
+        trained.optimizer.step()
+        trained.optimizer.zero_grad()
+        if not trained.optimizer.step_was_skipped:  # as fp16 does where its gradients overflow
+            trained.average.update(trained.bare)
         return total
-
-    @contextlib.contextmanager
-    def _only_gradients_of(self, phase: str) -> Iterator[None]:
-        """Let the other models pass gradients through without collecting any."""
-        others = [p for name, parameters in self.trained.items() if name != phase for p in parameters]
-        for parameter in others:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
 
     def _to_device(self, batch: Batch) -> Batch:
         moved = {k: v.to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
@@ -342,8 +297,8 @@ class Trainer:
 
     def _check_weights(self) -> None:
         """Stop the run if a weight is not finite: the loss tells it only one update later."""
-        for name, model in self.bare.items():
-            values = [v for v in model.state_dict().values() if v.is_floating_point()]
+        for name, trained in self.trained.items():
+            values = [v for v in trained.bare.state_dict().values() if v.is_floating_point()]
             if not torch.stack(torch._foreach_norm(values, math.inf)).isfinite().all():
                 raise self._not_finite(f"Weights of {name} are no longer finite after update {self.step}")
 
@@ -446,10 +401,10 @@ class Trainer:
         return None if parent is None else hashlib.sha256(json.dumps(parent, sort_keys=True).encode()).hexdigest()
 
     def _average_models(self) -> dict[str, nn.Module]:
-        return {name: average.model for name, average in self.averages.items()}
+        return {name: trained.average.model for name, trained in self.trained.items()}
 
     def _learning_rates(self) -> dict[str, float]:
-        return {f"learning_rate/{name}": schedule.get_last_lr()[0] for name, schedule in self.schedules.items()}
+        return {f"learning_rate/{name}": each.schedule.get_last_lr()[0] for name, each in self.trained.items()}
 
     def _start_trackers(self) -> None:
         if self.accelerator.is_main_process:

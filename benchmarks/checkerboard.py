@@ -3,7 +3,8 @@
     uv run python benchmarks/checkerboard.py --real data/train --generated synthetic --out found.json --plot found.png
 
 Each generated folder gives a column of the plot: the spectrum of its images on both axes, whose lines are bright dots,
-and below it the power along the horizontal frequency beside that of the real images.
+and below it the power along the horizontal frequency beside that of the real images. --untrained adds generators as
+they start, so as to show what is theirs by build.
 """
 
 import argparse
@@ -13,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from wbc_diffusers import WBCGenerator
 from wbc_diffusers.evaluation.checkerboard import PERIODS, checkerboard, mean_spectrum
 from wbc_diffusers.pages import COLOURS, INK, MUTED
 
 Pixels = NDArray[np.uint8]
+
+UNTRAINED = (("transposed", 5), ("transposed", 6), ("nearest", 6))
+"""The ancestor of the thesis's generator, its kernel made to divide by the stride, and the thesis's generator."""
 
 
 def read_folder(folder: Path, count: int | None) -> Pixels:
@@ -29,6 +35,15 @@ def read_folder(folder: Path, count: int | None) -> Pixels:
     if not paths:
         raise FileNotFoundError(f"{folder} holds no PNG")
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+
+
+@torch.inference_mode()
+def untrained(size: int, count: int, upsampling_type: str, kernel_size: int) -> Pixels:
+    """Images (N, S, S, 3) of a generator of depth 256 as it starts, batch norm by the batch's own statistics."""
+    torch.manual_seed(0)
+    generator = WBCGenerator(size, depth=256, upsampling_type=upsampling_type, kernel_size=kernel_size).train()
+    sample = torch.cat([generator(torch.randn(64, 100)).sample for _ in range(-(-count // 64))])[:count]
+    return sample.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def row_of(name: str, images: Pixels) -> dict[str, Any]:
@@ -75,20 +90,24 @@ def draw(path: Path, sets: list[tuple[str, NDArray[np.float64]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=Path, required=True, help="folder of real PNGs")
-    parser.add_argument("--generated", type=Path, nargs="+", required=True, help="folders of generated PNGs")
+    parser.add_argument("--generated", type=Path, nargs="*", default=[], help="folders of generated PNGs")
+    parser.add_argument("--untrained", type=int, default=0, help="images of generators without training, as sets too")
     parser.add_argument("--count", type=int, help="images of each set, at most; all by default")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
     parser.add_argument("--plot", type=Path, required=True, help="PNG file for the spectra")
     options = parser.parse_args()
 
-    rows, spectra = [], []
-    for name, folder in [("real", options.real), *((folder.name, folder) for folder in options.generated)]:
-        images = read_folder(folder, options.count)
-        rows.append({"folder": str(folder), **row_of(name, images)})
-        spectra.append((name, mean_spectrum(images)))
+    folders = [("real", options.real), *((folder.name, folder) for folder in options.generated)]
+    sets = [(name, read_folder(folder, options.count)) for name, folder in folders]
+    for upsampling_type, kernel_size in UNTRAINED if options.untrained else ():
+        images = untrained(sets[0][1].shape[1], options.untrained, upsampling_type, kernel_size)
+        sets.append((f"untrained, {upsampling_type} {kernel_size}", images))
+    rows = []
+    for name, images in sets:
+        rows.append(row_of(name, images))
         print(json.dumps(rows[-1]), flush=True)
     options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    draw(options.plot, spectra)
+    draw(options.plot, [(name, mean_spectrum(images)) for name, images in sets])
 
 
 if __name__ == "__main__":

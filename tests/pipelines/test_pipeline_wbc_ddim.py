@@ -1,26 +1,17 @@
-"""WBCDDIMPipeline: exact networks whose samples are known, folders, and the contract of diffusers' pipeline tests."""
-
-import hashlib
-import json
-import logging
-import subprocess
-import sys
-from pathlib import Path
+"""WBCDDIMPipeline: exact networks whose samples are known, and the contract of diffusers' pipeline tests."""
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DiffusionPipeline, ModelMixin
+from diffusers import DDIMPipeline, ModelMixin
 from diffusers.callbacks import PipelineCallback
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from PIL import Image
-from safetensors.torch import save_file
 from scipy.interpolate import interp1d
 from torch import Tensor
 
 from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler, WBCDDIMPipeline
-from wbc_diffusers.pipelines import pipeline_wbc_ddim, pretrained
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import predicted_image, sharpen_contrast, variance_of_timestep
 
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -502,206 +493,6 @@ def test_scheduler_that_does_not_fit_is_refused(pipe):
         build(pipe.unet, diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config))(eta=0.5)
 
 
-# Folders.
-
-
-@pytest.fixture
-def folder(pipe, tmp_path: Path) -> Path:
-    pipe.save_pretrained(tmp_path / "pipeline")
-    return tmp_path / "pipeline"
-
-
-def test_saved_pipeline_gives_the_same_images(pipe, folder):
-    loaded = WBCDDIMPipeline.from_pretrained(folder)
-    loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(sample(loaded, 1, 2), sample(pipe, 1, 2))
-    assert isinstance(loaded.unet, R2AttnUNet)
-    assert isinstance(loaded.scheduler, SigmoidDDIMScheduler)
-    assert not loaded.unet.training
-    assert loaded.name_or_path == str(folder)
-
-
-def test_weights_are_saved_in_safetensors_only(pipe, folder, tmp_path):
-    assert [path.name for path in (folder / "unet").iterdir() if path.suffix != ".json"] == [
-        "diffusion_pytorch_model.safetensors"
-    ]
-    for arguments in ({"safe_serialization": False}, {"use_flashpack": True}):
-        with pytest.raises(ValueError, match="saved in safetensors only"):
-            pipe.save_pretrained(tmp_path / "other", **arguments)
-    assert not (tmp_path / "other").exists()
-
-
-def test_variant_is_saved_and_loaded(tmp_path):
-    pipe = tiny_pipe().to(torch.float16)
-    pipe.save_pretrained(tmp_path, variant="fp16")
-    loaded = WBCDDIMPipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float16)
-    loaded.set_progress_bar_config(disable=True)
-    assert loaded.unet.dtype == torch.float16
-    assert torch.equal(sample(loaded, 1), sample(pipe, 1))
-
-
-def test_swapped_scheduler_and_passed_components_survive_the_folder(pipe, tmp_path):
-    swapped = build(pipe.unet, diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config))
-    swapped.save_pretrained(tmp_path)
-    loaded = WBCDDIMPipeline.from_pretrained(tmp_path)
-    assert isinstance(loaded.scheduler, diffusers.DPMSolverMultistepScheduler)
-    torch.testing.assert_close(loaded.scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod, atol=1e-6, rtol=0)
-    passed = WBCDDIMPipeline.from_pretrained(tmp_path, scheduler=pipe.scheduler)
-    assert passed.scheduler is pipe.scheduler
-
-
-def test_pickled_weights_are_refused(folder):
-    with pytest.raises(ValueError, match="loads safetensors only: leave use_safetensors out"):
-        WBCDDIMPipeline.from_pretrained(folder, use_safetensors=False)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(OSError, match=r"holds its weights as diffusion_pytorch_model.bin, a pickle.*no .safetensors"):
-        WBCDDIMPipeline.from_pretrained(folder)
-
-
-def test_pickle_beside_safetensors_is_never_read(pipe, folder):
-    # Not a pickle at all: reading it would fail.
-    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"not a pickle")
-    loaded = WBCDDIMPipeline.from_pretrained(folder)
-    assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight)
-
-
-def test_folder_of_another_kind_is_refused(folder, tmp_path):
-    with pytest.raises(OSError, match=r"holds no model_index.json: give a pipeline folder"):
-        WBCDDIMPipeline.from_pretrained(folder / "unet")
-    with pytest.raises(
-        OSError, match=r"There is no folder nobody/nothing, and the hub gave no such model \(.+\): give"
-    ):
-        WBCDDIMPipeline.from_pretrained("nobody/nothing")
-    # Its network would take our noise variances for step numbers, and give noise without an error.
-    unet = diffusers.UNet2DModel(
-        8, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
-    )
-    DDIMPipeline(unet, diffusers.DDIMScheduler()).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="is a DDIMPipeline, not a WBCDDIMPipeline: load it by DiffusionPipeline"):
-        WBCDDIMPipeline.from_pretrained(tmp_path / "other")
-
-
-def weights_in(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.glob("unet/*.safetensors")
-    }
-
-
-def test_training_manifest_is_taken_along(folder, tmp_path):
-    manifest = {"schema_version": 1, "images": ["ab" * 32], "recipe": {"name": "Döhle"}}
-    (folder / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    manifest["weights_sha256"] = weights_in(folder)
-    for cls in (WBCDDIMPipeline, DiffusionPipeline):
-        loaded = cls.from_pretrained(str(folder))
-        loaded.save_pretrained(tmp_path / cls.__name__)
-        assert json.loads((tmp_path / cls.__name__ / "training_manifest.json").read_text("utf-8")) == manifest
-    loaded = WBCDDIMPipeline.from_pretrained(folder)
-    (folder / "training_manifest.json").unlink()
-    loaded.save_pretrained(tmp_path / "later")
-    assert json.loads((tmp_path / "later" / "training_manifest.json").read_text("utf-8")) == manifest
-
-
-def test_manifest_of_another_precision_holds_the_hashes_of_its_own_files(folder, tmp_path):
-    known = {"schema_version": 1, "weights_sha256": weights_in(folder)}
-    (folder / "training_manifest.json").write_text(json.dumps(known), encoding="utf-8")
-    WBCDDIMPipeline.from_pretrained(folder).to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
-    told = json.loads((tmp_path / "half" / "training_manifest.json").read_text("utf-8"))["weights_sha256"]
-    assert told == weights_in(tmp_path / "half") != known["weights_sha256"]
-
-
-@pytest.mark.parametrize("file", ["training_manifest.json", "model_index.json"])
-def test_file_that_is_no_json_object_is_named(folder, file):
-    for content, error in ((b"{", "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[1]", "holds no JSON object")):
-        (folder / file).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{folder.name}.{file} {error}.*: take it again"):
-            WBCDDIMPipeline.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("part", ["unet", "scheduler"])
-@pytest.mark.parametrize("place", ["DDIMScheduler", ["diffusers"], ["diffusers", "NoSuch"], [None, None], None])
-def test_index_that_names_no_class_is_refused(folder, part, place):
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps({**index, part: place}))
-    with pytest.raises(ValueError, match=rf"model_index.json says .* of the {part}: a library and a class .*Take"):
-        WBCDDIMPipeline.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("options", [{}, {"low_cpu_mem_usage": False}])
-def test_folder_that_lacks_weights_is_refused(pipe, folder, options):
-    weights = {k: v for k, v in pipe.unet.state_dict().items() if k != "conv_in.bias"}
-    save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(OSError, match=r"unet lack conv_in.bias: take them again"):
-        WBCDDIMPipeline.from_pretrained(folder, **options)
-
-
-def test_weights_that_the_manifest_does_not_know_are_warned_of(folder, caplog):
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    name = "unet/diffusion_pytorch_model.safetensors"
-    for known, warned in ((weights_in(folder), False), ({}, False), ({"other": "ab"}, False), ({name: "ab"}, True)):
-        manifest = {"schema_version": 1, "weights_sha256": known}
-        (folder / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        caplog.clear()
-        WBCDDIMPipeline.from_pretrained(folder)
-        assert (f"{weights} is not the file that training_manifest.json was written for" in caplog.text) == warned
-
-
-def test_folder_without_manifest_gets_none(pipe, folder):
-    assert WBCDDIMPipeline.from_pretrained(folder).training_manifest is None
-    assert not (folder / "training_manifest.json").exists()
-
-
-def test_repository_is_fetched_without_pickles(folder, monkeypatch):
-    asked = {}
-
-    def fetch(repository: str, **options) -> str:
-        asked.update(options, repository=repository)
-        return str(folder)
-
-    monkeypatch.setattr(pretrained, "snapshot_download", fetch)
-    loaded = WBCDDIMPipeline.from_pretrained("somebody/cells", revision="v2")
-    assert asked == {"repository": "somebody/cells", "revision": "v2", "allow_patterns": ["*.json", "*.safetensors"]}
-    assert loaded.name_or_path == "somebody/cells"
-
-
-def test_swapping_the_scheduler_of_a_loaded_pipeline_goes_without_a_warning(folder, caplog, monkeypatch):
-    scheduler = WBCDDIMPipeline.from_pretrained(folder).scheduler
-    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="diffusers")
-    for name in SWAPS:
-        getattr(diffusers, name).from_config(scheduler.config)
-    assert not caplog.records
-    diffusers.DDIMScheduler.from_config({**scheduler.config, "no_such_option": 1})
-    assert caplog.records
-
-
-def test_folder_with_a_swapped_scheduler_loads_without_a_warning(pipe, tmp_path, caplog, monkeypatch):
-    solver = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, algorithm_type="sde-dpmsolver++")
-    build(pipe.unet, solver).save_pretrained(tmp_path)
-    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="diffusers")
-    loaded = WBCDDIMPipeline.from_pretrained(tmp_path).scheduler
-    assert not caplog.records
-    assert loaded.config.algorithm_type == "sde-dpmsolver++"
-    assert loaded.config.noise_schedule == pipe.scheduler.config.noise_schedule  # for a change of its bounds
-    diffusers.DPMSolverMultistepScheduler.from_pretrained(tmp_path, subfolder="scheduler")
-    assert caplog.records  # what diffusers says of itself
-
-
-@pytest.mark.slow
-def test_folder_loads_by_the_class_of_diffusers_in_a_fresh_process(folder):
-    script = f"""
-import wbc_diffusers.pipelines
-from diffusers import DiffusionPipeline
-for options in ({{}}, {{"custom_pipeline": {pipeline_wbc_ddim.__file__!r}, "trust_remote_code": True}}):
-    pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, **options)
-    print(type(pipe).__name__, type(pipe.unet).__name__, type(pipe.scheduler).__name__)
-"""
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert found.stdout.splitlines() == ["WBCDDIMPipeline R2AttnUNet SigmoidDDIMScheduler"] * 2, found.stderr
-
-
 # What else diffusers' common pipeline tests check.
 
 
@@ -709,17 +500,6 @@ def test_components_make_another_pipeline(pipe):
     other = WBCDDIMPipeline(**pipe.components)
     other.set_progress_bar_config(disable=True)
     assert torch.equal(sample(other, 1), sample(pipe, 1))
-
-
-def test_pipeline_is_made_of_another_with_its_manifest():
-    pipe = tiny_pipe()
-    pipe.training_manifest = {"schema_version": 1}
-    other = WBCDDIMPipeline.from_pipe(pipe)
-    assert other.unet is pipe.unet
-    assert other.scheduler is pipe.scheduler
-    assert other.training_manifest == {"schema_version": 1}
-    solver = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config)
-    assert WBCDDIMPipeline.from_pipe(pipe, scheduler=solver).scheduler is solver
 
 
 def test_moving_and_casting_reach_the_network():

@@ -38,9 +38,9 @@ def read_folder(folder: Path, count: int | None) -> Pixels:
 
 
 @torch.inference_mode()
-def untrained(size: int, count: int, upsampling_type: str, kernel_size: int) -> Pixels:
+def untrained(size: int, count: int, seed: int, upsampling_type: str, kernel_size: int) -> Pixels:
     """Images (N, S, S, 3) of a generator of depth 256 as it starts, batch norm by the batch's own statistics."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     generator = WBCGenerator(size, depth=256, upsampling_type=upsampling_type, kernel_size=kernel_size).train()
     sample = torch.cat([generator(torch.randn(64, 100)).sample for _ in range(-(-count // 64))])[:count]
     return sample.add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="folder of real PNGs")
     parser.add_argument("--generated", type=Path, nargs="*", default=[], help="folders of generated PNGs")
     parser.add_argument("--untrained", type=int, default=0, help="images of generators without training, as sets too")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights of those")
     parser.add_argument("--count", type=int, help="images of each set, at most; all by default")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
     parser.add_argument("--plot", type=Path, required=True, help="PNG file for the spectra")
@@ -100,7 +101,7 @@ def main() -> None:
     folders = [("real", options.real), *((folder.name, folder) for folder in options.generated)]
     sets = [(name, read_folder(folder, options.count)) for name, folder in folders]
     for upsampling_type, kernel_size in UNTRAINED if options.untrained else ():
-        images = untrained(sets[0][1].shape[1], options.untrained, upsampling_type, kernel_size)
+        images = untrained(sets[0][1].shape[1], options.untrained, options.seed, upsampling_type, kernel_size)
         sets.append((f"untrained, {upsampling_type} {kernel_size}", images))
     rows = []
     for name, images in sets:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler, WBCDDIMPipeline
+from wbc_diffusers import R2AttnUNet, SigmoidDDIMScheduler, WBCDDIMPipeline, WBCGANPipeline, WBCGenerator
 from wbc_diffusers.cli import main
 from wbc_diffusers.solvers import SOLVERS
 
@@ -19,6 +19,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     WBCDDIMPipeline(R2AttnUNet(16, block_out_channels=(4, 8)), SigmoidDDIMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a tiny GAN that nobody trained."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny-gan"
+    WBCGANPipeline(WBCGenerator(sample_size=16, latent_dim=10, depth=16)).save_pretrained(folder)
     return folder
 
 
@@ -56,6 +65,7 @@ def test_options_reach_the_folder(model: Path, tmp_path: Path) -> None:
         (["--solver", "dpm"], r"wbc: solver='dpm': choose one of ddim"),
         (["--solver", "dpm++", "--eta", "1"], r"wbc: eta=1.0, but DPMSolverMultistepScheduler has no eta"),
         (["--class", "none"], r"wbc: The model has no classes"),
+        (["--truncation", "1.5"], r"wbc: tiny is a diffusion model, which takes --class and .*, but not --truncation"),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_line(arguments, error, model: Path, tmp_path: Path, capsys) -> None:
@@ -63,6 +73,29 @@ def test_what_does_not_fit_is_told_in_a_line(arguments, error, model: Path, tmp_
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
     assert re.match(error, said[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_gan_makes_its_images_by_the_same_command(gan: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run(gan, "--num", 3, "--truncation", 1.5, "--batch-size", 2, "--out", out) == 0
+    assert capsys.readouterr().out.endswith(f"Made 3 images in {out}.\n")
+    told = Image.open(out / "00000002.png").info
+    assert (told["wbc:truncation"], told["wbc:batch_size"]) == ("1.5", "2")
+    assert "wbc:steps" not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--steps", "20"], ["--solver", "ddim"], ["--eta", "0"], ["--class", "none"], ["--truncation", "-1"]],
+)
+def test_what_does_not_fit_a_gan_is_told_in_a_line(arguments, gan: Path, tmp_path: Path, capsys) -> None:
+    assert run(gan, "--num", 1, "--out", tmp_path / "out", *arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert re.match(
+        r"wbc: (tiny-gan is a GAN, which takes --truncation, but not|truncation=-1.0: give a number)", said[0]
+    )
     assert not (tmp_path / "out").exists()
 
 

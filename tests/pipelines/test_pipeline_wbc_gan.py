@@ -67,6 +67,12 @@ def test_image_shows_the_noise_of_its_seed(mirror):
     torch.testing.assert_close(noise_shown(mirror, 3, 4), expected.double(), atol=1e-5, rtol=0)
 
 
+def test_noise_is_drawn_alike_for_a_network_of_any_precision(mirror):
+    # torch draws other numbers in float64.
+    shown = noise_shown(WBCGANPipeline(Mirror().double()), 3, 4)
+    torch.testing.assert_close(shown, noise_shown(mirror, 3, 4), atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("truncation", [0.02, 0.5, 1.5])
 def test_truncated_noise_is_distributed_as_if_drawn_again(mirror, truncation):
     shown = noise_shown(mirror, *range(100), truncation=truncation).flatten().numpy()

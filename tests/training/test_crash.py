@@ -122,8 +122,8 @@ def test_a_full_disk_loses_what_came_after_the_last_checkpoint(
     message = r"Checkpoint \d+ could not be written .*last good checkpoint is .*checkpoint-\d+: make room"
     run = trainer(recipe, output)
     if when == "pipeline":
-        finish = run._finish
-        run._finish = lambda: (fill(small_disk), finish())
+        write = run._write_pipeline
+        run._write_pipeline = lambda folder: (fill(small_disk), write(folder))
         message = r"pipeline folder .* could not be written .*No space left.*last good checkpoint is .*-48: make room"
     with pytest.raises(CheckpointError, match=message):
         run.run()

@@ -193,9 +193,11 @@ class Trainer:
             self._start_trackers()
             if self.accelerator.is_main_process:
                 print(self.feed.in_words(), file=sys.stderr)
+            if self._snapshot_is_due() and not self._all_agree((self._snapshot_folder() / LAST_NAME).is_file()):
+                self._write_snapshot()  # SIGTERM came at that very update
             done = self._train()
             if done:
-                self._finish()
+                self._write_pipeline(self.output)
         self.accelerator.end_training()
         return done
 
@@ -345,25 +347,25 @@ class Trainer:
 
     def _snapshot_is_due(self) -> bool:
         every = self.recipe.snapshot_every_epochs
-        if every is None:
+        if every is None or self.step == 0:
             return False
         return self.feed.epochs_at(self.step) // every > self.feed.epochs_at(self.step - 1) // every
 
-    def _write_snapshot(self) -> None:
-        """A pipeline folder of now with a sheet of samples, to choose among afterwards (thesis section 4.2)."""
+    def _snapshot_folder(self) -> Path:
         every = self.recipe.snapshot_every_epochs
         assert every is not None
         epochs = self.feed.epochs_at(self.step) // every * every
         name = f"{epochs:04.0f}" if every.is_integer() else f"{epochs:07.2f}"
-        folder = self.output / "snapshots" / f"epoch-{name}"
-        self._write_pipeline(folder)
-        if self.recipe.sample_images:
-            self._draw_samples(folder / "samples.png")
+        return self.output / "snapshots" / f"epoch-{name}"
 
-    def _finish(self) -> None:
-        self._write_pipeline(self.output)
+    def _write_snapshot(self) -> None:
+        """Write the pipeline of now and a sheet of samples, to choose among afterwards (thesis section 4.2)."""
+        self._write_pipeline(self._snapshot_folder())
+        if self.recipe.sample_images:
+            self._draw_samples(self._snapshot_folder() / "samples.png")
 
     def _write_pipeline(self, folder: Path) -> None:
+        """Write the pipeline with the averaged weights and its manifest into a folder, model_index.json last."""
         hashes = set(gather_object(self.feed.hashes()))
         error: Exception | None = None
         if self.accelerator.is_main_process:

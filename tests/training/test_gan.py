@@ -99,6 +99,7 @@ def test_r1_is_weighed_by_half_its_weight(make: Any, small_gan: Any, tmp_path: P
         ours = make(small_gan(r1_weight=weight, **networks), tmp_path / str(weight))
         batch = ours._to_device(next(ours.feed.batches(0)))
         losses[weight] = ours.task.loss("discriminator", ours.task.models, batch).item()
+        assert not batch["image"].requires_grad
         images = batch["image"].requires_grad_()
         slopes = torch.autograd.grad(ours.task.discriminator(images).logits.sum(), images)[0]
     penalty = 1.5 * slopes.square().sum(dim=(1, 2, 3)).mean().item()
@@ -250,6 +251,16 @@ def test_snapshots_are_whole_pipelines_of_their_epochs(
         assert moved(published(folders[0], part), published(tmp_path / "run", part))
 
 
+def test_a_snapshot_leaves_the_averages_in_the_layout_that_they_are_computed_in(
+    make: Any, small_gan: Any, tmp_path: Path
+) -> None:
+    ours = make(small_gan(max_train_steps=2, snapshot_every_epochs=0.1), tmp_path / "run")
+    assert ours.run()
+    for trained in ours.trained.values():
+        strides = [[v.stride() for v in m.state_dict().values()] for m in (trained.bare, trained.average.model)]
+        assert strides[0] == strides[1]
+
+
 def test_the_generators_average_is_published_and_the_discriminator_as_it_is(
     make: Any, small_gan: Any, published: Any, tmp_path: Path
 ) -> None:
@@ -287,7 +298,9 @@ def test_without_a_validation_split_training_images_show_a_collapse(
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "train").symlink_to(cells / "train")
     recipe = small_gan(max_train_steps=1, validation_images=8)
-    assert make(recipe, tmp_path / "run", source=tmp_path / "cells").run()
+    ours = make(recipe, tmp_path / "run", source=tmp_path / "cells")
+    assert ours.feed.in_words().startswith("Training on 24 images, validation on some of them, as they are")
+    assert ours.run()
     assert any("validation/variety" in row for row in log_of(tmp_path / "run"))
 
 
@@ -316,6 +329,7 @@ def test_bf16_trains_and_publishes_float32(make: Any, small_gan: Any, published:
         ({"r1_weight": 1.0, "mixed_precision": "fp16"}, "Set no or bf16, and compile false"),
         ({"r1_weight": -1.0}, "r1_weight is -1.0; it must be 0 or more"),
         ({"class_column": "abnormality"}, "A GAN has no classes"),
+        ({"gradient_checkpointing": True}, "A GAN has no gradient checkpointing"),
         ({"loss": "wasserstein"}, "loss is 'wasserstein'; it must be one of minimax, non_saturating, hinge"),
         ({"frozen_layers": 3}, "frozen_layers=3, but the discriminator has 2 of them"),
         (

@@ -1,6 +1,5 @@
 """Training of the diffusion model: base training, and fine-tuning from a pipeline folder (thesis section 4.3)."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,8 @@ from wbc_diffusers.pipelines import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, SigmoidDDIMScheduler
 from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
-from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import DDIMRecipe
-from wbc_diffusers.training.task import Task, build, changed_options
-
-logger = logging.getLogger(__name__)
+from wbc_diffusers.training.task import Task, build, check_options, manifest_of
 
 VALIDATION_LEVELS = 8
 
@@ -135,8 +131,7 @@ class DDIMTask(Task):
 
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder and its manifest."""
-        unet = averages["unet"].to(memory_format=torch.contiguous_format)
-        pipe = WBCDDIMPipeline(unet=unet, scheduler=self.solver)
+        pipe = WBCDDIMPipeline(unet=averages["unet"], scheduler=self.solver)
         pipe.training_manifest = manifest
         pipe.save_pretrained(folder)
 
@@ -162,8 +157,6 @@ def _start_from(
 ) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, Any, dict[str, Any] | None]:
     """The network of a pipeline, its schedule and solver, changed as the recipe says, and its manifest."""
     pipe = WBCDDIMPipeline.from_pretrained(pretrained)
-    if pipe.training_manifest is None:
-        logger.warning("%s has no training manifest: the new one can't tell the images of that model.", pretrained)
     scheduler, unused = SigmoidDDIMScheduler.from_config(
         config_with_betas(pipe.scheduler), return_unused_kwargs=True, **recipe.scheduler
     )
@@ -181,11 +174,7 @@ def _start_from(
             f"{scheduler.config.prediction_type}: a model keeps what it predicts; take it out of the recipe."
         )
     own = pipe.unet.config
-    if changed := changed_options(own, {k: v for k, v in recipe.model.items() if k != "dropout"}):
-        raise ValueError(
-            f"The recipe's model differs from {pretrained} in {', '.join(changed)}: take it out of the "
-            "recipe, or train anew without --pretrained."
-        )
+    check_options(own, {k: v for k, v in recipe.model.items() if k != "dropout"}, "model", pretrained)
     # The network's own schedule serves integer timesteps only, and must be the one that it is published with.
     options = {
         **own,
@@ -195,8 +184,7 @@ def _start_from(
     }
     unet = R2AttnUNet.from_config(options)
     unet.load_state_dict(pipe.unet.state_dict())
-    manifest = None if pipe.training_manifest is None else check_manifest(pipe.training_manifest, pretrained)
-    return unet, scheduler, swapped(scheduler, type(pipe.scheduler)), manifest
+    return unet, scheduler, swapped(scheduler, type(pipe.scheduler)), manifest_of(pipe, pretrained)
 
 
 def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:
@@ -205,7 +193,7 @@ def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None
     Args:
         recipe: The recipe.
         source: A prepared folder, any folder of images or Parquet files, or a dataset's id.
-        output: The pipeline folder to be; holds checkpoints, samples and log.jsonl beside it.
+        output: The pipeline folder to be; holds checkpoints, samples, snapshots and log.jsonl beside it.
         resume: "latest", or a checkpoint's path, to go on with; None starts anew.
     """
     return Trainer(DDIMTask(recipe), recipe, source, output, resume).run()

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -107,7 +108,7 @@ class Trainer:
         task.check_classes(self.feed.class_names)
         self.total_steps = self.feed.total_steps()
         if recipe.snapshot_every_epochs is not None:
-            self.feed.epochs_at(0)
+            self.feed.epochs_at(0)  # a stream has no epochs, which is told now
         self._prepare_models()
         self.step, self.seconds = 0, 0.0
         self.resumed_from = checkpoint
@@ -286,7 +287,7 @@ class Trainer:
     # -- what happens now and then -----------------------------------------------------------------------------------
 
     def mean_losses(self, recent: dict[str, list[Tensor]], since: int = 0) -> dict[str, float]:
-        """Means of the losses from update `since` on, over all processes; stops the run if one is not finite."""
+        """Means over all processes of the losses since an update, which are forgotten; stops if one is not finite."""
         means = {}
         for name, losses in recent.items():
             if losses:
@@ -376,7 +377,12 @@ class Trainer:
                 self.recipe.to_dict(), hashes, parent=self.task.parent_manifest, progress=progress
             )
             try:
-                self.task.save(self._average_models(), partial, manifest)
+                # Copies: files hold contiguous tensors, and an average of another layout than its model is slow.
+                averages = {
+                    name: deepcopy(model).to(memory_format=torch.contiguous_format)
+                    for name, model in self._average_models().items()
+                }
+                self.task.save(averages, partial, manifest)
                 folder.mkdir(parents=True, exist_ok=True)
                 move_in(partial, folder, last=LAST_NAME)
             except Exception as caught:

@@ -80,20 +80,21 @@ class Feed:
         self.validation = self._load_validation(source, data if validate_on_train and not recipe.streaming else None)
 
     def _load_validation(self, source: str, instead: Any) -> CellImages | None:
-        """The images held out, drawn without turns and flips; None where there are none, or none are wanted."""
+        """The images held out, or else those given instead, unturned; None if there are none, or none are wanted."""
+        self.held_out = True
         if not self.recipe.validation_images:
             return None
         try:
-            held_out = load_cells(source, "validation", where=self.recipe.where)
+            found = load_cells(source, "validation", where=self.recipe.where)
         except MissingSplitError as error:
             if instead is None:
                 if self.rank == 0:
                     logger.warning("There will be no validation. %s", error)
                 return None
-            held_out = instead
+            found, self.held_out = instead, False
         plain = replace(self.spec, random_flip=False, random_turn=False)
         try:
-            images = CellImages(held_out, plain, 0, self.recipe.class_column, self.class_names or None)
+            images = CellImages(found, plain, 0, self.recipe.class_column, self.class_names or None)
         except ValueError as error:
             raise ValueError(f"The validation split doesn't fit: {error} Or set validation_images 0.") from error
         for index in range(min(self.recipe.validation_images, len(images))):
@@ -110,8 +111,8 @@ class Feed:
         if self.train is None:
             return "Training on a stream."
         known = "" if self.train.prepared_hashes is not None else ", as they are: `wbc prepare` has not seen them"
-        held_out = 0 if self.validation is None else len(self.validation)
-        return f"Training on {len(self.train)} images, validation on {held_out}{known}."
+        validation = (0 if self.validation is None else len(self.validation)) if self.held_out else "some of them"
+        return f"Training on {len(self.train)} images, validation on {validation}{known}."
 
     def total_steps(self) -> int:
         """Updates of the whole training."""

@@ -18,9 +18,8 @@ from wbc_diffusers.pipelines import WBCGANPipeline
 from wbc_diffusers.training.collapse import COLLAPSED_BELOW, variety
 from wbc_diffusers.training.diff_augment import NUMBERS, augment, parse_policy
 from wbc_diffusers.training.engine import Trainer
-from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import GANRecipe
-from wbc_diffusers.training.task import Task, build, changed_options
+from wbc_diffusers.training.task import Task, build, check_options, manifest_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class GANTask(Task):
             return generator_loss(self._logits(discriminator, made, uniform["made"]), self.recipe.loss)
         with torch.no_grad():
             made = generator(latents[phase], return_dict=False)[0].float()
-        seen = augment(batch["image"], self.policy, uniform["real"]).requires_grad_(self.recipe.r1_weight > 0)
+        seen = augment(batch["image"], self.policy, uniform["real"]).detach().requires_grad_(self.recipe.r1_weight > 0)
         real_logits = discriminator(seen, return_dict=False)[0].float()
         loss = discriminator_loss(real_logits, self._logits(discriminator, made, uniform["fake"]), self.recipe.loss)
         if self.recipe.r1_weight > 0:
@@ -99,7 +98,7 @@ class GANTask(Task):
         return discriminator(augment(images, self.policy, uniform), return_dict=False)[0].float()
 
     def validate(self, averages: dict[str, nn.Module], batches: Iterator[Batch]) -> dict[str, float]:
-        """Logits of images held out and generated, and how far the generated ones differ; warns where they don't."""
+        """Logits of real and generated images, and how far the generated ones differ; warns where they don't."""
         real: list[Tensor] = []
         made: list[Tensor] = []
         logits: dict[str, list[Tensor]] = {"real": [], "generated": []}
@@ -132,8 +131,6 @@ class GANTask(Task):
 
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder and its manifest."""
-        for model in averages.values():
-            model.to(memory_format=torch.contiguous_format)
         pipe = WBCGANPipeline(generator=averages["generator"], discriminator=averages["discriminator"])
         pipe.training_manifest = manifest
         pipe.save_pretrained(folder)
@@ -193,15 +190,8 @@ def _start_from(recipe: GANRecipe, pretrained: str) -> tuple[WBCGenerator, WBCDi
     if pipe.discriminator is None:
         raise ValueError(f"{pretrained} has no discriminator, so it can't be trained further: take one that has it.")
     for network, field in ((pipe.generator, "generator"), (pipe.discriminator, "discriminator")):
-        if changed := changed_options(network.config, getattr(recipe, field)):
-            raise ValueError(
-                f"The recipe's {field} differs from {pretrained} in {', '.join(changed)}: take it out of the recipe, "
-                "or train anew without --pretrained."
-            )
-    if pipe.training_manifest is None:
-        logger.warning("%s has no training manifest: the new one can't tell the images of that model.", pretrained)
-        return pipe.generator, pipe.discriminator, None
-    return pipe.generator, pipe.discriminator, check_manifest(pipe.training_manifest, pretrained)
+        check_options(network.config, getattr(recipe, field), field, pretrained)
+    return pipe.generator, pipe.discriminator, manifest_of(pipe, pretrained)
 
 
 def train_gan(recipe: GANRecipe, source: str, output: Path, resume: str | None = None) -> bool:

@@ -183,6 +183,8 @@ class GANRecipe(Recipe):
             )
         if self.class_column is not None:
             raise ValueError("A GAN has no classes: set class_column null, and choose images by `where`.")
+        if self.gradient_checkpointing:
+            raise ValueError("A GAN has no gradient checkpointing: set gradient_checkpointing false.")
 
 
 RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe, "gan": GANRecipe}

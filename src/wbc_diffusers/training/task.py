@@ -1,5 +1,6 @@
 """What one kind of training is, for the engine."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch
+from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import Recipe, plain
+
+logger = logging.getLogger(__name__)
 
 
 class Task(ABC):
@@ -70,6 +74,18 @@ def build(component: type, options: dict[str, Any], field: str) -> Any:
         raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
 
 
-def changed_options(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names of the wanted options that a trained component has otherwise."""
-    return sorted(name for name, value in wanted.items() if plain(own.get(name)) != plain(value))
+def check_options(own: Mapping[str, Any], wanted: Mapping[str, Any], field: str, pretrained: str) -> None:
+    """Raise ValueError if a pretrained component has some of the options of a recipe's field otherwise."""
+    if changed := sorted(name for name, value in wanted.items() if plain(own.get(name)) != plain(value)):
+        raise ValueError(
+            f"The recipe's {field} differs from {pretrained} in {', '.join(changed)}: take it out of the recipe, or "
+            "train anew without --pretrained."
+        )
+
+
+def manifest_of(pipe: Any, pretrained: str) -> dict[str, Any] | None:
+    """The manifest of the pipeline that a training starts from; warns if it has none."""
+    if pipe.training_manifest is None:
+        logger.warning("%s has no training manifest: the new one can't tell the images of that model.", pretrained)
+        return None
+    return check_manifest(pipe.training_manifest, pretrained)

@@ -21,7 +21,7 @@ class TrainedModel:
 
     Args:
         model: As it is trained: compiled and spread over processes where that is wanted.
-        partner: As it takes part in the updates of others: as fast and precise, but nothing goes between processes.
+        partner: As it takes part in the updates of others: the same, but no gradients go between processes.
         bare: The network itself, whose weights are checked and saved.
         parameters: Those that are trained.
         average: What is published.

@@ -50,7 +50,7 @@ def row_of(name: str, images: Pixels) -> dict[str, Any]:
     found = checkerboard(images)
     row: dict[str, Any] = {"images": name, "count": len(images)}
     for key, excess in [*((f"{period} px", found.by_period[period]) for period in PERIODS), ("all", found.total)]:
-        row[key] = {name: round(value, 3) for name, value in asdict(excess).items()}
+        row[key] = {figure: round(value, 3) for figure, value in asdict(excess).items()}
     return row
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,12 @@ def test_discriminator_may_be_absent(tmp_path):
     (tmp_path / "with" / "discriminator" / WEIGHTS).unlink()
     assert WBCGANPipeline.from_pretrained(tmp_path / "with", discriminator=None).discriminator is None
     with pytest.raises(OSError, match=WEIGHTS):
+        WBCGANPipeline.from_pretrained(tmp_path / "with")
+    for part in ("discriminator", "generator"):
+        shutil.rmtree(tmp_path / "with" / part)
+        if part == "discriminator":
+            assert_same(sample(WBCGANPipeline.from_pretrained(tmp_path / "with"), 1), sample(pipe, 1))
+    with pytest.raises(OSError, match="has no folder generator: take it again"):
         WBCGANPipeline.from_pretrained(tmp_path / "with")
 
 

@@ -34,6 +34,11 @@ def test_ten_cells_with_grain_are_a_collapse_though_most_pairs_differ() -> None:
     assert variety(real.flip(3), real) == pytest.approx(1.0)
 
 
+def test_real_images_with_twins_tell_nothing() -> None:
+    assert variety(plain(0, 50, 200), plain(7, 7, 9, 9, 30)) is None
+    assert variety(plain(0, 0, 0), plain(7, 8, 9)) == 0.0
+
+
 def test_one_image_has_no_nearest() -> None:
     with pytest.raises(ValueError, match="give 2 or more"):
         nearest_distance(plain(3))

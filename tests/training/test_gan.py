@@ -1,7 +1,9 @@
 """Training of the GAN: losses, turns, frozen layers, snapshots, collapse, resuming."""
 
+import errno
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wbc_diffusers import WBCGANPipeline
+from wbc_diffusers.training import engine
+from wbc_diffusers.training.checkpoints import CheckpointError
+from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.diff_augment import NUMBERS
 from wbc_diffusers.training.gan import GANTask, discriminator_loss, generator_loss, squared_gradient
 from wbc_diffusers.training.recipe import GANRecipe
@@ -261,6 +266,48 @@ def test_a_snapshot_leaves_the_averages_in_the_layout_that_they_are_computed_in(
         assert strides[0] == strides[1]
 
 
+def test_snapshots_of_tenths_come_at_their_updates(make: Any, small_gan: Any, tmp_path: Path) -> None:
+    # 24 images in batches of 2: a tenth of an epoch is 1.2 updates.
+    recipe = small_gan(max_train_steps=30, train_batch_size=2, snapshot_every_epochs=0.1)
+    ours = make(recipe, tmp_path / "run")
+    found = {}
+    for ours.step in range(1, 31):
+        if ours._snapshot_is_due():
+            found[ours._snapshot_folder().name] = ours.step
+    assert found == {f"epoch-{tenths / 10:07.2f}": -(-12 * tenths // 10) for tenths in range(1, 26)}
+
+
+def test_a_snapshot_that_does_not_fit_costs_no_update(
+    make: Any, small_gan: Any, published: Any, tmp_path: Path
+) -> None:
+    recipe = small_gan(max_train_steps=9, snapshot_every_epochs=1.0, checkpoint_every=100, sample_images=2)
+    assert make(recipe, tmp_path / "whole").run()
+    ours = make(recipe, tmp_path / "run")
+    (tmp_path / "run" / "snapshots").write_text("no folder")
+    with pytest.raises(CheckpointError, match=r"epoch-0001 could not be written .* last good .* is .*checkpoint-6"):
+        ours.run()
+    (tmp_path / "run" / "snapshots").unlink()
+    assert make(recipe, tmp_path / "run", "latest").run()
+    assert (tmp_path / "run" / "snapshots" / "epoch-0001" / "samples.png").is_file()
+    for folder in ("", "snapshots/epoch-0001"):
+        for part in PARTS:
+            whole, parts = (published(tmp_path / run / folder, part) for run in ("whole", "run"))
+            assert moved(whole, parts) == set()
+
+
+def test_a_sheet_that_does_not_fit_leaves_nothing(
+    make: Any, small_gan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        path.write_bytes(b"half a sheet")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(engine, "write_png", full)
+    assert make(small_gan(snapshot_every_epochs=0.5, sample_images=2), tmp_path / "run").run()
+    assert [p.name for p in tmp_path.glob("run/snapshots/*")] == ["epoch-0000.50"]
+    assert not list(tmp_path.glob("run/**/*.png"))
+
+
 def test_the_generators_average_is_published_and_the_discriminator_as_it_is(
     make: Any, small_gan: Any, published: Any, tmp_path: Path
 ) -> None:
@@ -304,6 +351,17 @@ def test_without_a_validation_split_training_images_show_a_collapse(
     assert any("validation/variety" in row for row in log_of(tmp_path / "run"))
 
 
+def test_real_images_with_twins_are_warned_of_instead_of_a_measure(
+    make: Any, small_gan: Any, cells: Path, log_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cells" / "train").mkdir(parents=True)
+    for i in range(4):
+        shutil.copy(cells / "train" / "00.png", tmp_path / "cells" / "train" / f"{i}.png")
+    assert make(small_gan(max_train_steps=1, validation_images=4), tmp_path / "run", source=tmp_path / "cells").run()
+    assert "most of the 4 real images" in caplog.text
+    assert not any("validation/variety" in row for row in log_of(tmp_path / "run"))
+
+
 def test_bf16_trains_and_publishes_float32(make: Any, small_gan: Any, published: Any, tmp_path: Path) -> None:
     seen = []
 
@@ -329,6 +387,10 @@ def test_bf16_trains_and_publishes_float32(make: Any, small_gan: Any, published:
         ({"r1_weight": 1.0, "mixed_precision": "fp16"}, "Set no or bf16, and compile false"),
         ({"r1_weight": -1.0}, "r1_weight is -1.0; it must be 0 or more"),
         ({"class_column": "abnormality"}, "A GAN has no classes"),
+        ({"frozen_layers": 1}, "would freeze random weights: give a model to start from by --pretrained"),
+        ({"freeze_generator_norms": True}, "would freeze random weights"),
+        ({"discriminator": {"depth": 0}}, "recipe's discriminator doesn't fit WBCDiscriminator: depth=0"),
+        ({"generator": {"depth": 2**40}}, "recipe's generator doesn't fit WBCGenerator: .*can't allocate memory"),
         ({"gradient_checkpointing": True}, "A GAN has no gradient checkpointing"),
         ({"loss": "wasserstein"}, "loss is 'wasserstein'; it must be one of minimax, non_saturating, hinge"),
         ({"frozen_layers": 3}, "frozen_layers=3, but the discriminator has 2 of them"),
@@ -355,8 +417,21 @@ def test_a_pretrained_model_keeps_its_build_and_needs_its_discriminator(
         GANTask(small_gan(pretrained=str(base), generator={"depth": 16}, discriminator={}))
     pipe: Any = WBCGANPipeline.from_pretrained(base)
     WBCGANPipeline(generator=pipe.generator).save_pretrained(tmp_path / "half")
-    with pytest.raises(ValueError, match="has no discriminator"):
-        GANTask(small_gan(pretrained=str(tmp_path / "half"), generator={}, discriminator={}))
+    shutil.copytree(base, tmp_path / "removed")
+    shutil.rmtree(tmp_path / "removed" / "discriminator")
+    for half in ("half", "removed"):
+        with pytest.raises(ValueError, match="has no discriminator"):
+            GANTask(small_gan(pretrained=str(tmp_path / half), generator={}, discriminator={}))
+
+
+def test_a_model_of_the_other_kind_is_told(
+    make: Any, small: Any, small_gan: Any, trainer: Any, base: Path, tmp_path: Path
+) -> None:
+    assert trainer(small(max_train_steps=1), tmp_path / "ddim").run()
+    with pytest.raises(ValueError, match=r"ddim is a WBCDDIMPipeline, and the recipe trains a WBCGANPipeline: give"):
+        GANTask(small_gan(pretrained=str(tmp_path / "ddim"), generator={}, discriminator={}))
+    with pytest.raises(ValueError, match=r"is a WBCGANPipeline, and the recipe trains a WBCDDIMPipeline: give"):
+        DDIMTask(small(pretrained=str(base), model={}))
 
 
 def test_a_stream_has_no_epochs_for_snapshots(make: Any, small_gan: Any, cells: Path, tmp_path: Path) -> None:

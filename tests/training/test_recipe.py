@@ -77,7 +77,8 @@ def test_options_are_fields_with_values_as_in_yaml(options: list[str], fields: d
         (["--zzzzz", "1"], "The options are the recipe's fields with dashes"),
         (["stray"], "Unknown option 'stray'"),
         (["--seed"], "--seed: expected one argument"),
-        (["--kind", "gan"], "Unknown option '--kind'"),
+        (["--kind", "gan"], "Unknown option '--kind'. The options are"),
+        (["--r1-weight", "1"], "'--r1-weight'. It is for a recipe of kind gan, and this one is another"),
         (["--where", "{a: "], "--where: '{a: ' is not YAML"),
     ],
 )
@@ -98,6 +99,7 @@ def test_a_wrong_option_is_told(options: list[str], message: str) -> None:
         ("train_batch_size", True, "train_batch_size is True; it must be a whole number"),
         ("max_train_steps", 0, "max_train_steps is 0; it must be above 0"),
         ("validate_every", 0, "validate_every is 0; it must be above 0"),
+        ("snapshot_every_epochs", 0.004, "snapshot_every_epochs is 0.004; it must be 0.01 or more"),
         ("seed", 2**63, "it must be below 2.63"),
         ("num_workers", -1, "num_workers is -1; it must be 0 or more"),
         ("ema_decay", 1, r"ema_decay is 1.0; it must lie in \[0, 1\)"),

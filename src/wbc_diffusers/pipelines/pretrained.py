@@ -43,6 +43,8 @@ class PretrainedPipeline(DiffusionPipeline):
         folder = _resolve(name, **{option: kwargs[option] for option in passed if option in kwargs})
         index = _read_index(folder, name)
         _check_index(index, folder, name, cls, passed_components=set(kwargs))
+        for part in _absent(index, folder, name, cls, passed_components=set(kwargs)):
+            kwargs[part] = None
         _refuse_pickles(folder, passed_components=set(kwargs))
         manifest = read_manifest(folder)
         if (
@@ -152,6 +154,17 @@ def _check_index(
                 'such as ["diffusers", "DDIMScheduler"]. Take it again from where the model came from, or update '
                 "diffusers."
             )
+
+
+def _absent(
+    index: dict[str, Any], folder: Path, name: str, cls: type[PretrainedPipeline], passed_components: set[str]
+) -> list[str]:
+    """The optional components whose folders are missing; raises OSError if another one's is."""
+    told = {part for part in _components(cls) - passed_components if index.get(part) not in (None, [None, None])}
+    absent = sorted(part for part in told if not (folder / part).is_dir())
+    if needed := [part for part in absent if part not in cls._optional_components]:
+        raise OSError(f"{name} has no folder {needed[0]}: take it again from where the model came from.")
+    return absent
 
 
 def _solver_of_diffusers(folder: Path, index: dict[str, Any]) -> SchedulerMixin | None:

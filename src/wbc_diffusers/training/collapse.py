@@ -22,8 +22,11 @@ def nearest_distance(images: Tensor) -> float:
     return float(distances.min(dim=1).values.median()) / small.shape[1] ** 0.5 * 127.5
 
 
-def variety(generated: Tensor, real: Tensor) -> float:
-    """How far generated images are from each other against as many real ones: 1 is as far, 0 is one image only."""
+def variety(generated: Tensor, real: Tensor) -> float | None:
+    """How far generated images are from each other against as many real ones: 1 is as far, 0 is one image only.
+
+    None if most of the real ones have a twin among them.
+    """
     count = min(len(generated), len(real))
-    # Real images may be one plain colour, as in a test.
-    return nearest_distance(generated[:count]) / max(nearest_distance(real[:count]), 1e-9)
+    apart = nearest_distance(real[:count])
+    return nearest_distance(generated[:count]) / apart if apart else None

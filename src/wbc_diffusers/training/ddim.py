@@ -16,7 +16,7 @@ from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, S
 from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.recipe import DDIMRecipe
-from wbc_diffusers.training.task import Task, build, check_options, manifest_of
+from wbc_diffusers.training.task import Task, build, check_options, load_pretrained, manifest_of
 
 VALIDATION_LEVELS = 8
 
@@ -156,7 +156,7 @@ def _start_from(
     recipe: DDIMRecipe, pretrained: str
 ) -> tuple[R2AttnUNet, SigmoidDDIMScheduler, Any, dict[str, Any] | None]:
     """The network of a pipeline, its schedule and solver, changed as the recipe says, and its manifest."""
-    pipe = WBCDDIMPipeline.from_pretrained(pretrained)
+    pipe = load_pretrained(WBCDDIMPipeline, pretrained)
     scheduler, unused = SigmoidDDIMScheduler.from_config(
         config_with_betas(pipe.scheduler), return_unused_kwargs=True, **recipe.scheduler
     )

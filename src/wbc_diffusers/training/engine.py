@@ -218,26 +218,27 @@ class Trainer:
                 self.seconds = seconds_before + time.monotonic() - started
                 last = self.step == self.total_steps
                 stop = self._told_to_stop()
-                checkpoint = last or stop or self.step % recipe.checkpoint_every == 0
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
                 validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
                 snapshot = not stop and self._snapshot_is_due()
-                if checkpoint or validate or sample or snapshot or self.step % recipe.log_every == 0:
+                # Before a snapshot too: it is snapshots that fill a disk, and no update should be lost by that.
+                checkpoint = last or stop or snapshot or self.step % recipe.checkpoint_every == 0
+                if checkpoint or validate or sample or self.step % recipe.log_every == 0:
                     losses = self.mean_losses(recent, logged + 1)
                     logged = self.step
                     progress.show_step(self.step, losses)
                     self._log({**{f"loss/{k}": v for k, v in losses.items()}, **self._learning_rates()})
-                if checkpoint or validate or sample or snapshot:
+                if checkpoint or validate or sample:
                     self._check_weights()
                 if validate:
                     self._validate()
                 if sample:
                     self._draw_samples(self.output / "samples" / f"step-{self.step:07d}.png")
-                if snapshot:
-                    self._write_snapshot()
                 if checkpoint:
                     self._write_checkpoint()
+                if snapshot:
+                    self._write_snapshot()
                 if stop and not last:
                     return False
         return True
@@ -338,32 +339,37 @@ class Trainer:
 
     def _draw_samples(self, path: Path) -> None:
         if self.accelerator.is_main_process:
+            partial = path.with_name(".partial.png")
             with self.stop.cutting_short(), _not_fatal("a sheet of samples"):
                 sheet = self.task.sample_grid(self._average_models(), self.recipe.sample_images)
-                path.parent.mkdir(exist_ok=True)
-                partial = path.with_name(".partial.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
                 write_png(partial, sheet, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}")
                 partial.replace(path)
+            with contextlib.suppress(OSError):
+                partial.unlink()
         self.accelerator.wait_for_everyone()
 
     def _snapshot_is_due(self) -> bool:
+        return self.step > 0 and self._snapshots_until(self.step) > self._snapshots_until(self.step - 1)
+
+    def _snapshots_until(self, step: int) -> int:
+        """How many snapshots there are to be after an update."""
         every = self.recipe.snapshot_every_epochs
-        if every is None or self.step == 0:
-            return False
-        return self.feed.epochs_at(self.step) // every > self.feed.epochs_at(self.step - 1) // every
+        # Rounded: 0.3 / 0.1 is a little below 3.
+        return 0 if every is None else math.floor(round(self.feed.epochs_at(step) / every, 9))
 
     def _snapshot_folder(self) -> Path:
         every = self.recipe.snapshot_every_epochs
         assert every is not None
-        epochs = self.feed.epochs_at(self.step) // every * every
+        epochs = self._snapshots_until(self.step) * every
         name = f"{epochs:04.0f}" if every.is_integer() else f"{epochs:07.2f}"
         return self.output / "snapshots" / f"epoch-{name}"
 
     def _write_snapshot(self) -> None:
         """Write the pipeline of now and a sheet of samples, to choose among afterwards (thesis section 4.2)."""
-        self._write_pipeline(self._snapshot_folder())
         if self.recipe.sample_images:
             self._draw_samples(self._snapshot_folder() / "samples.png")
+        self._write_pipeline(self._snapshot_folder())  # last: with it the snapshot counts as written
 
     def _write_pipeline(self, folder: Path) -> None:
         """Write the pipeline with the averaged weights and its manifest into a folder, model_index.json last."""

@@ -19,7 +19,7 @@ from wbc_diffusers.training.collapse import COLLAPSED_BELOW, variety
 from wbc_diffusers.training.diff_augment import NUMBERS, augment, parse_policy
 from wbc_diffusers.training.engine import Trainer
 from wbc_diffusers.training.recipe import GANRecipe
-from wbc_diffusers.training.task import Task, build, check_options, manifest_of
+from wbc_diffusers.training.task import Task, build, check_options, load_pretrained, manifest_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,13 @@ class GANTask(Task):
         if count < 2:
             return figures
         found = variety(torch.cat(made), torch.cat(real))
+        if found is None:
+            logger.warning(
+                "Whether the generator has collapsed can't be told: most of the %d real images that it is compared to "
+                "have a twin among them. `wbc prepare --drop-duplicates` leaves them out.",
+                count,
+            )
+            return figures
         if found < COLLAPSED_BELOW:
             logger.warning(
                 "Generated images differ %.2f times as much from their nearest as real ones do (%d of each; this warns "
@@ -160,11 +167,16 @@ def freeze(generator: WBCGenerator, discriminator: WBCDiscriminator, recipe: GAN
     """Freeze what the recipe says: blocks of the discriminator with their norms, and the generator's batch norms.
 
     Raises:
-        ValueError: If that is more than there is.
+        ValueError: If that is more than there is, or random weights.
     """
     blocks, count = list(discriminator.blocks), recipe.frozen_layers
     if count > len(blocks):
         raise ValueError(f"frozen_layers={count}, but the discriminator has {len(blocks)} of them: give no more.")
+    if (count or recipe.freeze_generator_norms) and not recipe.pretrained:
+        raise ValueError(
+            f"frozen_layers={count} and freeze_generator_norms={recipe.freeze_generator_norms} would freeze random "
+            "weights: give a model to start from by --pretrained, or set them 0 and false."
+        )
     for block in blocks[:count] if recipe.freeze_from == "image" else blocks[len(blocks) - count :]:
         block.requires_grad_(False)
     if recipe.freeze_generator_norms:
@@ -186,7 +198,7 @@ def _check_sizes(recipe: GANRecipe, generator: WBCGenerator, discriminator: WBCD
 
 def _start_from(recipe: GANRecipe, pretrained: str) -> tuple[WBCGenerator, WBCDiscriminator, dict[str, Any] | None]:
     """Both networks of a pipeline, and its manifest."""
-    pipe: Any = WBCGANPipeline.from_pretrained(pretrained)
+    pipe = load_pretrained(WBCGANPipeline, pretrained)
     if pipe.discriminator is None:
         raise ValueError(f"{pretrained} has no discriminator, so it can't be trained further: take one that has it.")
     for network, field in ((pipe.generator, "generator"), (pipe.discriminator, "discriminator")):

@@ -88,6 +88,8 @@ class Recipe:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be 0 or more.")
             if f.name == "seed" and value >= 2**63:
                 raise ValueError(f"The recipe's seed is {value}; it must be below 2^63.")
+            if f.name == "snapshot_every_epochs" and value is not None and value < 0.01:
+                raise ValueError(f"The recipe's {f.name} is {value}; it must be 0.01 or more, or null for none.")
             if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
                 raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
 
@@ -213,16 +215,16 @@ def override_parser(recipe_class: type[Recipe]) -> argparse.ArgumentParser:
     """Make the command-line options of a recipe: its fields with dashes, their values written as in YAML."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     hints = get_type_hints(recipe_class)
-    for f in dataclasses.fields(recipe_class):
-        if f.name == "kind":  # says which class reads the file
-            continue
-        read = _text_value if str in _alternatives(hints[f.name]) else _yaml_value
-        parser.add_argument(_option(f.name), dest=f.name, type=read)
+    for option, name in _options(recipe_class).items():
+        read = _text_value if str in _alternatives(hints[name]) else _yaml_value
+        parser.add_argument(option, dest=name, type=read)
     return parser
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _options(recipe_class: type[Recipe]) -> dict[str, str]:
+    """The fields by their options; `kind` has none, since it says which class reads the file."""
+    names = [f.name for f in dataclasses.fields(recipe_class) if f.name != "kind"]
+    return {"--" + name.replace("_", "-"): name for name in names}
 
 
 def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
@@ -243,10 +245,13 @@ def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str], others
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
     if unknown:
-        options = [*others, *(_option(f.name) for f in dataclasses.fields(recipe_class))]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], options, 1)
-        hint = f" Did you mean {near[0]}?" if near else " The options are the recipe's fields with dashes."
-        raise ValueError(f"Unknown option {unknown[0]!r}.{hint}")
+        option = unknown[0].split("=")[0]
+        kinds = [kind for kind, other in RECIPES.items() if option in _options(other)]
+        near = difflib.get_close_matches(option, [*others, *_options(recipe_class)], 1)
+        hint = f"Did you mean {near[0]}?" if near else "The options are the recipe's fields with dashes."
+        if kinds:
+            hint = f"It is for a recipe of kind {' or '.join(kinds)}, and this one is another."
+        raise ValueError(f"Unknown option {unknown[0]!r}. {hint}")
     return vars(values)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch
+from wbc_diffusers.pipelines import load_pipeline
 from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import Recipe, plain
 
@@ -70,8 +71,9 @@ def build(component: type, options: dict[str, Any], field: str) -> Any:
     """Make a component of a recipe's field, or raise ValueError if the options don't fit."""
     try:
         return component(**options)
-    except TypeError as error:
-        raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {error}.") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, where there is too little memory
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: {reason}.") from error
 
 
 def check_options(own: Mapping[str, Any], wanted: Mapping[str, Any], field: str, pretrained: str) -> None:
@@ -81,6 +83,17 @@ def check_options(own: Mapping[str, Any], wanted: Mapping[str, Any], field: str,
             f"The recipe's {field} differs from {pretrained} in {', '.join(changed)}: take it out of the recipe, or "
             "train anew without --pretrained."
         )
+
+
+def load_pretrained(kind: type, pretrained: str) -> Any:
+    """Load the pipeline that a training starts from, or raise ValueError if it is of another kind."""
+    pipe = load_pipeline(pretrained)
+    if not isinstance(pipe, kind):
+        raise ValueError(
+            f"{pretrained} is a {type(pipe).__name__}, and the recipe trains a {kind.__name__}: give another "
+            "--pretrained, or a --config of that kind."
+        )
+    return pipe
 
 
 def manifest_of(pipe: Any, pretrained: str) -> dict[str, Any] | None:

@@ -58,11 +58,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     workers: list[psutil.Process] = []
     while True:
         process = start(train_ddim, small(**LONG), str(cells), output, "latest")
-        rows = output / "log.jsonl"
-        before = rows.read_text() if rows.is_file() else ""
-        while process.is_alive() and (not rows.is_file() or rows.read_text() == before):
-            time.sleep(0.02)  # it trains when its rows come
-        process.join(chance.uniform(0.0, 0.4))
+        rows, checkpoint = output / "log.jsonl", 6 * (reached[-1] // 6) if reached else 0
+        # By rows, not by seconds: a fast machine would be done, a slow one not have begun.
+        wanted = checkpoint + chance.randint(1, 9)
+        before = now = rows.read_text() if rows.is_file() else ""
+        while process.is_alive() and (now == before or now.count("\n") < wanted):
+            time.sleep(0.001)
+            now = rows.read_text() if rows.is_file() else ""
+        time.sleep(chance.uniform(0.0, 0.01))  # somewhere within the update
         if kills == 3:
             process.join(120)
         if not process.is_alive():

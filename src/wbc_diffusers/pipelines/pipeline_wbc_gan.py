@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class WBCGANPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "generator"
     _optional_components = ["discriminator"]  # noqa: RUF012 - diffusers reads a list
 
-    def __init__(self, generator: ModelMixin, discriminator: ModelMixin | None = None) -> None:
+    # Optional: diffusers 0.36 reads no other spelling of it.
+    def __init__(self, generator: ModelMixin, discriminator: Optional[ModelMixin] = None) -> None:  # noqa: UP045
         super().__init__()
         self.register_modules(generator=generator, discriminator=discriminator)
         self.training_manifest: dict[str, Any] | None = None

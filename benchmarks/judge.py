@@ -1,6 +1,6 @@
 """How far generated cells are from real ones, by an ImageNet encoder and by plain pixel figures.
 
-    uv run --group experiments python benchmarks/judge.py --real data/train --generated synthetic --out judged.json
+    uv run --extra evaluate python benchmarks/judge.py --real data/train --generated synthetic --out judged.json
 
 One half of the real images is the reference. The other half and each generated folder, cut to its number, are compared
 with it, so the other half's row says what the figures are for images that are real (the floor). With --reference

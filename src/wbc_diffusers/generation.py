@@ -19,8 +19,8 @@ from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
+from wbc_diffusers.data.manifest import public_name
 from wbc_diffusers.sampling import load_sampler
-from wbc_diffusers.training.manifest import public_name
 
 SETTINGS_NAME = "generation.json"
 METADATA_NAME = "metadata.csv"

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
+from wbc_diffusers.data.manifest import check_manifest, public_name
 from wbc_diffusers.pipelines import WBCDDIMPipeline, WBCGANPipeline, load_pipeline
 from wbc_diffusers.solvers import as_solver, name_of
-from wbc_diffusers.training.manifest import check_manifest, public_name
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the network runs in, by mixed precision."""

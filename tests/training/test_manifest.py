@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wbc_diffusers.data.manifest import build_manifest, check_manifest
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import read_manifest
-from wbc_diffusers.training.manifest import build_manifest, check_manifest
 
 
 def hashes_of(folder: Path, every: int = 1) -> list[str]:

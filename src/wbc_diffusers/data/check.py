@@ -94,19 +94,20 @@ def read_file(path: str | Path) -> bytes:
     return data
 
 
-def check_image(data: bytes, minimum: int) -> CheckedImage:
+def check_image(data: bytes, minimum: int, *, may_be_generated: bool = False) -> CheckedImage:
     """Decode the bytes of an image file in full and check them.
 
     Args:
         data: The whole file.
         minimum: Least height and width in pixels.
+        may_be_generated: Whether an image of a trained model is taken too.
 
     Returns:
         The image in mode RGB, with its EXIF orientation applied.
 
     Raises:
         RefusedImageError: With the reason, for everything that is not a whole 8-bit RGB image of at least that size,
-            made without a trained model.
+            made without a trained model unless that may be.
     """
     if not data:
         raise RefusedImageError("empty")
@@ -115,7 +116,7 @@ def check_image(data: bytes, minimum: int) -> CheckedImage:
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a host program may have set it, and would hide half an image
     try:
-        return _decode(data, minimum)
+        return _decode(data, minimum, may_be_generated)
     except UnidentifiedImageError:
         raise RefusedImageError("not_an_image") from None
     except Image.DecompressionBombError as error:
@@ -168,7 +169,7 @@ def _ends_early(data: bytes) -> bool:
     return False
 
 
-def _decode(data: bytes, minimum: int) -> CheckedImage:
+def _decode(data: bytes, minimum: int, may_be_generated: bool) -> CheckedImage:
     Image.init()  # Pillow names a format only once its reader is loaded
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -185,7 +186,8 @@ def _decode(data: bytes, minimum: int) -> CheckedImage:
             source_type, creator = _provenance(image, data)
             turned = image.getexif().get(0x0112, 1) in range(2, 9)
             upright = ImageOps.exif_transpose(image) if turned else image.copy()
-    _refuse_trained(source_type)
+    if not may_be_generated:
+        _refuse_trained(source_type)
     if min(upright.size) < minimum:
         raise RefusedImageError("too_small", f"{upright.width} x {upright.height} px, wanted {minimum} x {minimum}")
     return CheckedImage(upright, turned, source_type, creator)

@@ -100,6 +100,8 @@ class CellImages(Dataset[Batch]):
         known = "pixel_sha256" in data.column_names
         self.prepared_hashes: list[str] | None = list(data["pixel_sha256"]) if known else None
         """Pixel hashes of the images as `wbc prepare` wrote them; each is compared when it is drawn."""
+        column = "perceptual_hash"
+        self.perceptual_hashes: list[str] = [h for h in data[column] if h] if column in data.column_names else []
         self.labels: list[int] | None = None
         self.class_names: list[str] = []
         if class_column is not None:

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from wbc_diffusers import __version__
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
 from wbc_diffusers.data.images import write_png
+from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, move_in, write_whole
-from wbc_diffusers.training.manifest import build_manifest
 from wbc_diffusers.training.output import LAST_NAME, check_output, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
 from wbc_diffusers.training.recipe import Recipe
@@ -373,14 +373,14 @@ class Trainer:
 
     def _write_pipeline(self, folder: Path) -> None:
         """Write the pipeline with the averaged weights and its manifest into a folder, model_index.json last."""
-        hashes = set(gather_object(self.feed.hashes()))
+        hashes, perceptual = (set(gather_object(each)) for each in (self.feed.hashes(), self.feed.perceptual_hashes()))
         error: Exception | None = None
         if self.accelerator.is_main_process:
             partial = self.output / ".partial-pipeline"
             shutil.rmtree(partial, ignore_errors=True)
             progress = {"steps": self.step, "seconds": round(self.seconds, 1), "classes": self.feed.class_names}
             manifest = build_manifest(
-                self.recipe.to_dict(), hashes, parent=self.task.parent_manifest, progress=progress
+                self.recipe.to_dict(), hashes, perceptual, parent=self.task.parent_manifest, progress=progress
             )
             try:
                 # Copies: files hold contiguous tensors, and an average of another layout than its model is slow.

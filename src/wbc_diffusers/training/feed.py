@@ -190,6 +190,10 @@ class Feed:
         """Pixel hashes of the images that the training draws from, sorted; of a stream, of those seen so far."""
         return sorted(self.streamed_hashes if self.train is None else self.train_hashes)
 
+    def perceptual_hashes(self) -> list[str]:
+        """Perceptual hashes of the images that the training draws from, where `wbc prepare` wrote them."""
+        return [] if self.train is None else self.train.perceptual_hashes
+
     def state_dict(self) -> dict[str, Any]:
         """Where a streamed feed is; a map-style one is found by the number of updates alone."""
         return {"stream": self.stream_state, "hashes": sorted(self.streamed_hashes)}

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch
+from wbc_diffusers.data.manifest import check_manifest
 from wbc_diffusers.pipelines import load_pipeline
-from wbc_diffusers.training.manifest import check_manifest
 from wbc_diffusers.training.recipe import Recipe, plain
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
             f"The training manifest of {place} has schema_version {version!r}, and this version of the package reads "
             f"{SCHEMA_VERSION}: update the package, or take the manifest again from where the model came from."
         )
-    parts: dict[str, Any] = {"recipe": {}, "training": {}, "image_pixel_sha256": [], "parents": []}
+    lists: dict[str, Any] = {"image_pixel_sha256": [], "image_perceptual_hash": [], "parents": []}
+    parts = {"recipe": {}, "training": {}, **lists}
     whole = {**parts, **manifest}
     for name, empty in parts.items():
         _check_kind(place, name, whole[name], type(empty))
@@ -50,6 +51,7 @@ def public_name(model: str) -> str:
 def build_manifest(
     recipe: dict[str, Any],
     hashes: Iterable[str],
+    perceptual_hashes: Iterable[str] = (),
     *,
     parent: dict[str, Any] | None = None,
     progress: dict[str, Any] | None = None,
@@ -59,6 +61,7 @@ def build_manifest(
     Args:
         recipe: The recipe as plain data.
         hashes: Pixel hashes of the images that the training drew from.
+        perceptual_hashes: Their perceptual hashes, which find near copies, where the prepared folder has them.
         parent: Manifest of the model that the training started from; it and its own parents are taken over.
         progress: What else is worth knowing, such as updates done and seconds taken.
     """
@@ -75,6 +78,7 @@ def build_manifest(
         },
         "training": progress or {},
         "image_pixel_sha256": sorted(set(hashes)),
+        "image_perceptual_hash": sorted(set(perceptual_hashes)),
         "parents": parents,
         "weights_sha256": {},
     }

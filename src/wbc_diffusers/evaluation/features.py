@@ -1,0 +1,92 @@
+"""Features of the images of a set: by an encoder, in every process that was launched, each image once."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+
+from wbc_diffusers.evaluation.cache import Cache
+from wbc_diffusers.evaluation.encoders import Encoder
+from wbc_diffusers.evaluation.images import ImageSet, Processing, batches
+
+BATCH = 32
+
+Features = NDArray[np.float32]
+Report = Callable[[int, int], None]
+
+
+def features_of(
+    images: ImageSet,
+    encoder: Encoder,
+    processing: Processing,
+    *,
+    cache: Path | None = None,
+    state: PartialState | None = None,
+    report: Report = lambda done, total: None,
+) -> Features:
+    """Features (N, D) of the images of a set, in their order; every process gets all of them.
+
+    Args:
+        images: The set.
+        encoder: What computes the features.
+        processing: What is done to each image before.
+        cache: A file in which features are kept by the hash of their image file.
+        state: The processes among which the images are dealt out; None for this one alone.
+        report: Called with the images done and wanted, of this process.
+    """
+    kept = Cache(cache, f"{encoder.name} {encoder.fingerprint} {processing.key} batches of {BATCH}")
+    table = _Table(images.hashes)
+    for file_hash, row in kept.get(table.missing()):
+        table.fill(file_hash, row)
+    paths = dict(zip(images.hashes, images.paths, strict=True))
+    number, count = (0, 1) if state is None else (state.process_index, state.num_processes)
+    mine = table.missing()[number::count]
+    for first in range(0, len(mine), BATCH):
+        report(first, len(mine))
+        part = mine[first : first + BATCH]
+        pixels = np.concatenate(list(batches([paths[each] for each in part], processing, BATCH)))
+        # Always whole batches: the last bits of a convolution depend on how many images go through it at once.
+        whole = np.concatenate([pixels, np.zeros((BATCH - len(part), *pixels.shape[1:]), np.uint8)])
+        rows = dict(zip(part, encoder(whole), strict=False))
+        kept.put(rows)
+        for file_hash, row in rows.items():
+            table.fill(file_hash, row)
+    report(len(mine), len(mine))
+    if count > 1:
+        for others in gather_object([{each: table.row(each) for each in mine}]):
+            for file_hash, row in others.items():
+                table.fill(file_hash, row)
+    return table.whole()
+
+
+class _Table:
+    """Features as they come, at the places of their images; of copies, one is computed."""
+
+    def __init__(self, file_hashes: Sequence[str]) -> None:
+        self.places: dict[str, list[int]] = {}
+        for place, each in enumerate(file_hashes):
+            self.places.setdefault(each, []).append(place)
+        self.count = len(file_hashes)
+        self.filled: set[str] = set()
+        self.rows: Features | None = None
+
+    def missing(self) -> list[str]:
+        return sorted(set(self.places) - self.filled)
+
+    def fill(self, file_hash: str, row: Features) -> None:
+        if self.rows is None:
+            self.rows = np.empty((self.count, len(row)), np.float32)
+        self.rows[self.places[file_hash]] = row
+        self.filled.add(file_hash)
+
+    def row(self, file_hash: str) -> Features:
+        assert self.rows is not None
+        return self.rows[self.places[file_hash][0]]
+
+    def whole(self) -> Features:
+        assert self.rows is not None
+        assert not self.missing()
+        return self.rows

@@ -1,0 +1,249 @@
+"""Sets of images to compare, and what is done to every image of all of them before anything is measured.
+
+Two sets that were cropped, shrunk or encoded otherwise differ by that alone (Parmar et al. 2022): all go the same way.
+"""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+
+from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image, check_origin, read_file
+from wbc_diffusers.data.images import centre_square, pixel_sha256
+from wbc_diffusers.data.loading import value_is
+from wbc_diffusers.data.sources import Item, read_source
+
+LEAST_IMAGES = 20
+"""Fewer images give no interval that means anything."""
+
+LEAST_SIDE = 32
+
+Pixels = NDArray[np.uint8]
+
+
+class ImageSetError(ValueError):
+    """A folder that cannot be evaluated; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """How a set of JPEG files was encoded: quantisation tables, and the subsampling of colours by Pillow's number."""
+
+    tables: tuple[tuple[int, ...], ...]
+    subsampling: int
+
+    @property
+    def coarseness(self) -> int:
+        """Sum of the tables' steps: the larger, the more was thrown away."""
+        return sum(map(sum, self.tables))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of a folder, all of one size.
+
+    Attributes:
+        role: What they are here, such as "real".
+        folder: Where they lie.
+        paths: Files, in the order of their names.
+        hashes: SHA-256 of each file.
+        pixel_hashes: SHA-256 of the pixels of each, as a training manifest knows them.
+        width: Pixels.
+        height: Pixels.
+        jpeg: The coarsest encoding of those that are JPEG files; None if there is none.
+    """
+
+    role: str
+    folder: Path
+    paths: tuple[Path, ...]
+    hashes: tuple[str, ...]
+    pixel_hashes: tuple[str, ...]
+    width: int
+    height: int
+    jpeg: Jpeg | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def repeated(self) -> int:
+        """How many images have the same pixels as one before them."""
+        return len(self) - len(set(self.pixel_hashes))
+
+
+def read_set(folder: Path, role: str, *, where: Mapping[str, Any] | None = None, generated: bool = False) -> ImageSet:
+    """List and check the images of a folder: each is decoded once.
+
+    Args:
+        folder: A folder of images of one size, with or without metadata.csv; of a prepared one, a split.
+        role: What they are here: it stands in the errors.
+        where: Column values of the metadata that an image must have.
+        generated: Whether images of a trained model are wanted; else they are refused.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ImageSetError: If it holds too few images, images of several sizes or splits, or files that cannot be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} of {role} images.")
+    items = _items(folder, role, where or {})
+    files: list[str] = []
+    pixels: list[str] = []
+    sizes: Counter[tuple[int, int]] = Counter()
+    jpegs: list[Jpeg] = []
+    refused: list[str] = []
+    for item in items:
+        try:
+            data = read_file(item.path or "")
+            checked = check_image(data, LEAST_SIDE, may_be_generated=generated)
+            if not generated:
+                check_origin(item.fields, checked)
+        except RefusedImageError as error:
+            refused.append(f"{item.name}: {error}")
+            continue
+        files.append(hashlib.sha256(data).hexdigest())
+        pixels.append(pixel_sha256(checked.image))
+        sizes[checked.image.size] += 1
+        jpegs += _jpeg_of(data)
+    if refused:
+        raise ImageSetError(
+            f"{len(refused)} of the {len(items)} {role} images in {folder} cannot be used, such as {refused[0]}. "
+            "Nothing is left out silently: remove or repair them, or prepare the folder with `wbc prepare`."
+        )
+    if len(sizes) > 1:
+        told = ", ".join(f"{count} of {w} x {h}" for (w, h), count in sizes.most_common(4))
+        raise ImageSetError(
+            f"The {role} images in {folder} have {len(sizes)} sizes ({told} px), and would not be comparable: bring "
+            "them to one size, as `wbc prepare` does."
+        )
+    paths = tuple(Path(item.path or "") for item in items)
+    coarsest = max(jpegs, key=lambda jpeg: jpeg.coarseness, default=None)
+    return ImageSet(role, folder, paths, tuple(files), tuple(pixels), *next(iter(sizes)), coarsest)
+
+
+def _items(folder: Path, role: str, where: Mapping[str, Any]) -> list[Item]:
+    source = read_source(folder)
+    known = Image.registered_extensions()
+    items = [item for item in source.items if Path(item.path or "").suffix.lower() in known]
+    splits = sorted({item.split for item in items if item.split})
+    if len(splits) > 1:
+        raise ImageSetError(
+            f"{folder} holds the splits {', '.join(splits)}: give one of them, such as {folder / splits[-1]}."
+        )
+    for column in where:
+        if not any(column in item.fields for item in items):
+            raise ImageSetError(f"The {role} images in {folder} have no column {column!r} to choose by.")
+    items = [item for item in items if all(value_is(item.fields.get(c), wanted) for c, wanted in where.items())]
+    if len(items) < LEAST_IMAGES:
+        chosen = f" with {', '.join(f'{c}={v}' for c, v in where.items())}" if where else ""
+        raise ImageSetError(
+            f"{folder} holds {len(items)} {role} images{chosen}; at least {LEAST_IMAGES} are needed for a figure with "
+            "an interval."
+        )
+    return items
+
+
+def _jpeg_of(data: bytes) -> list[Jpeg]:
+    if not data.startswith(b"\xff\xd8\xff"):
+        return []
+    with Image.open(io.BytesIO(data)) as image:
+        assert isinstance(image, JpegImagePlugin.JpegImageFile)
+        tables = tuple(tuple(table) for _, table in sorted(image.quantization.items()))
+        return [Jpeg(tables, JpegImagePlugin.get_sampling(image))]
+
+
+@dataclass(frozen=True)
+class Processing:
+    """What is done to every image: a central square, shrunk to one size, and, if a set came as JPEG, encoded alike.
+
+    Attributes:
+        size: Pixels a side that are measured.
+        share: Share of the shorter side that the square takes, over 0 and at most 1.
+        jpeg: The encoding that all images go through, once shrunk; None for none.
+    """
+
+    size: int
+    share: float = 1.0
+    jpeg: Jpeg | None = None
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """Pixels (size, size, 3) of an RGB image."""
+        square = centre_square(image, round(self.share * min(image.size)), self.size)
+        if self.jpeg is not None:
+            buffer = io.BytesIO()
+            tables = [list(table) for table in self.jpeg.tables]
+            square.save(buffer, format="JPEG", qtables=tables, subsampling=self.jpeg.subsampling)
+            square = Image.open(buffer)
+        return np.asarray(square)
+
+    @property
+    def key(self) -> str:
+        """Text that differs wherever the pixels may."""
+        return repr(self)
+
+    def in_words(self, sets: Sequence[ImageSet]) -> list[str]:
+        """What was done, in sentences for the report."""
+        square = "the whole central square" if self.share == 1 else f"the central {self.share:.0%} of the square"
+        each = "; ".join(f"{s.role}: {s.width} x {s.height} px" for s in sets)
+        words = [f"Of every image {square} was taken and brought to {self.size} x {self.size} px by Lanczos ({each})."]
+        if self.jpeg is not None:
+            coded = " and ".join(s.role for s in sets if s.jpeg)
+            words.append(
+                f"The {coded} images are JPEG files, so all images were then encoded alike, with the coarsest of their "
+                "quantisation tables: else the encoding would be measured."
+            )
+        return words
+
+
+def same_processing(sets: Sequence[ImageSet], size: int | None = None, share: float = 1.0) -> Processing:
+    """The processing that brings sets to the size of the smallest, or to a given one.
+
+    Raises:
+        ImageSetError: If an image would have to be enlarged, or the share is none.
+    """
+    if not 0 < share <= 1:
+        raise ImageSetError(f"crop {share} is no share of an image: give a number over 0 and at most 1.")
+    sides = {s.role: round(share * min(s.width, s.height)) for s in sets}
+    size = min(sides.values()) if size is None else size
+    for role, side in sides.items():
+        if side < size:
+            raise ImageSetError(
+                f"The {role} images are {side} px after the crop, smaller than the size of {size}: lower it."
+            )
+    if size < LEAST_SIDE:
+        raise ImageSetError(f"Cells of {size} px show too little to be judged: at least {LEAST_SIDE} px are needed.")
+    jpegs = [s.jpeg for s in sets if s.jpeg]
+    return Processing(size, share, max(jpegs, key=lambda jpeg: jpeg.coarseness, default=None))
+
+
+def check_disjoint(first: ImageSet, second: ImageSet) -> None:
+    """Refuse two sets that are the same, or share images.
+
+    Raises:
+        ImageSetError: With how many images they share.
+    """
+    shared = set(first.pixel_hashes) & set(second.pixel_hashes)
+    if shared:
+        whole = "are the same" if len(shared) == len(set(first.pixel_hashes)) else f"share {len(shared)} images"
+        raise ImageSetError(
+            f"The {first.role} images in {first.folder} and the {second.role} images in {second.folder} {whole}: a "
+            "comparison would flatter. Give sets that share none."
+        )
+
+
+def load(path: Path) -> CheckedImage:
+    """Decode an image of a set again."""
+    return check_image(read_file(path), LEAST_SIDE, may_be_generated=True)
+
+
+def batches(paths: Sequence[Path], processing: Processing, size: int) -> Iterator[Pixels]:
+    """Processed images (n, S, S, 3) of some files, at most `size` at once."""
+    for first in range(0, len(paths), size):
+        yield np.stack([processing(load(path).image) for path in paths[first : first + size]])

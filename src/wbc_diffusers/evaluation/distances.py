@@ -63,13 +63,12 @@ def compare(real: Features, other: Features, seed: int = 0) -> Distances:
     groups = groups_of(len(real), seed=seed), groups_of(len(other), seed=seed + 1)
     fd = frechet(real, other)
     without = [_frechet_fast(real[groups[0] != i], other[groups[1] != i]) for i in range(GROUPS)]
-    least = min(len(real), len(other))
-    line = curve(partial(_frechet_of_some, real, other, seed=seed), least)
+    line = frechet_line(real, other, seed)
     kd = jackknife(kernel(real, other), kernel_without_groups(real, other, *groups))
-    near = _neighbour_measures(_some(real, MOST_NEIGHBOURED, seed), _some(other, MOST_NEIGHBOURED, seed + 1), seed)
+    near = _neighbour_measures(some(real, MOST_NEIGHBOURED, seed), some(other, MOST_NEIGHBOURED, seed + 1), seed)
     estimates = {"fd": jackknife(fd, without), "kd": kd, **near}
     # With fewer images than features the bias does not yet fall as 1 / n.
-    if least >= 4 * real.shape[1]:
+    if line[0][0] >= real.shape[1]:
         estimates["fd_infinity"] = extrapolate(line, jackknife_error(without))
     capped = min(len(real), MOST_NEIGHBOURED), min(len(other), MOST_NEIGHBOURED)
     return Distances(estimates, line, {m: capped if m in near else (len(real), len(other)) for m in estimates})
@@ -77,8 +76,8 @@ def compare(real: Features, other: Features, seed: int = 0) -> Distances:
 
 def values(real: Features, other: Features, seed: int = 0) -> dict[str, float]:
     """The measures of `compare` without intervals, and without what is extrapolated."""
-    some = _some(real, MOST_NEIGHBOURED, seed), _some(other, MOST_NEIGHBOURED, seed + 1)
-    return {"fd": frechet(real, other), "kd": kernel(real, other), **neighbour_values(*some)}
+    few = some(real, MOST_NEIGHBOURED, seed), some(other, MOST_NEIGHBOURED, seed + 1)
+    return {"fd": frechet(real, other), "kd": kernel(real, other), **neighbour_values(*few)}
 
 
 # -- Fréchet distance ------------------------------------------------------------------------------------------------
@@ -114,8 +113,13 @@ def _frechet_fast(first: Features, second: Features) -> float:
     return float(apart @ apart + np.trace(covariance) + np.trace(other_covariance) - 2 * np.sqrt(shared).sum())
 
 
+def frechet_line(first: Features, second: Features, seed: int = 0) -> list[tuple[int, float]]:
+    """The Fréchet distance by number of images of both sets, from a quarter of the smaller set to all of it."""
+    return curve(partial(_frechet_of_some, first, second, seed=seed), min(len(first), len(second)))
+
+
 def _frechet_of_some(first: Features, second: Features, count: int, *, seed: int) -> float:
-    return _frechet_fast(_some(first, count, seed + count), _some(second, count, seed + count + 1))
+    return _frechet_fast(some(first, count, seed + count), some(second, count, seed + count + 1))
 
 
 # -- kernel distance -------------------------------------------------------------------------------------------------
@@ -237,7 +241,7 @@ def _blocks(features: Features) -> Iterator[Features]:
         yield features[start : start + BLOCK]
 
 
-def _some(features: Features, count: int, seed: int) -> Features:
+def some(features: Features, count: int, seed: int) -> Features:
     """So many of them at random, in their order, or all."""
     if len(features) <= count:
         return features

@@ -1,0 +1,121 @@
+"""Two sets of images compared by one encoder: each figure with its interval and its floor."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wbc_diffusers.evaluation.distances import compare, frechet_line, some, values
+from wbc_diffusers.evaluation.encoders import Encoder
+from wbc_diffusers.evaluation.features import Features
+from wbc_diffusers.evaluation.probe import tell_apart
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of an evaluation.
+
+    Attributes:
+        measure: Its name; `fid` and `kid` are Inception's alone.
+        encoder: The encoder whose features it is of, or "" for one of pixels.
+        value: The figure.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        floor: What the same measure is for real images in the place of the generated ones.
+        n_real: Real images that it is of.
+        n_generated: Generated ones.
+        floor_n_real: Real images that the floor is of.
+        floor_n_other: Other real images, in the place of the generated ones.
+        value_at_floor: The figure for as many images as the floor has, where they are fewer: what to hold beside it.
+    """
+
+    measure: str
+    encoder: str
+    value: float
+    low: float | None
+    high: float | None
+    floor: float | None
+    n_real: int
+    n_generated: int
+    floor_n_real: int | None = None
+    floor_n_other: int | None = None
+    value_at_floor: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an encoder says of two sets.
+
+    Attributes:
+        encoder: Its name.
+        rows: Its figures.
+        line: The Fréchet distance by number of images of both sets, and the same of the floor.
+        floor_line: The same for real images in the place of the generated ones.
+        scores: The probe's score of each generated image; the lower, the more convincing.
+        features: Features of an image; with fewer images than four times that, the distance is not extrapolated.
+    """
+
+    encoder: str
+    rows: list[Row]
+    line: list[tuple[int, float]]
+    floor_line: list[tuple[int, float]]
+    scores: NDArray[np.float64]
+    features: int
+
+
+def compare_by(
+    encoder: Encoder, real: Features, generated: Features, train: Features | None = None, seed: int = 0
+) -> Comparison:
+    """Compare features of generated images with those of real ones.
+
+    The floor is what training images are at, where they are given; else what one half of the real images is at from
+    the other.
+
+    Args:
+        encoder: What the features are of.
+        real: Of the real images (M, D).
+        generated: Of the generated ones (N, D).
+        train: Of real images that are not among them, such as those of the training.
+        seed: Of all draws.
+    """
+    found = compare(real, generated, seed)
+    ours, other = _floor_sets(real, train, len(generated), seed)
+    sizes = len(ours), len(other)
+    floor = {**values(ours, other, seed), "probe_auc": tell_apart(ours, other, seed).auc.value}
+    at_floor: dict[str, float] = {}
+    if sizes != (len(real), len(generated)):
+        at_floor = values(some(real, sizes[0], seed), some(generated, sizes[1], seed), seed)
+    probe = tell_apart(real, generated, seed)
+    counts = {**found.counts, "probe_auc": (len(real), len(generated))}
+    rows = []
+    for measure, estimate in {**found.estimates, "probe_auc": probe.auc}.items():
+        used, known = counts[measure], measure in floor
+        row = Row(
+            measure=encoder.named(measure),
+            encoder=encoder.name,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            floor=floor.get(measure),
+            n_real=used[0],
+            n_generated=used[1],
+            floor_n_real=min(used[0], sizes[0]) if known else None,
+            floor_n_other=min(used[1], sizes[1]) if known else None,
+            value_at_floor=at_floor.get(measure),
+        )
+        rows.append(row)
+    floor_line = frechet_line(ours, other, seed)
+    return Comparison(encoder.name, rows, found.line, floor_line, probe.scores, real.shape[1])
+
+
+def _floor_sets(real: Features, train: Features | None, count: int, seed: int) -> tuple[Features, Features]:
+    if train is not None:
+        return real, some(train, count, seed)
+    order = np.random.default_rng(seed).permutation(len(real))
+    half = len(real) // 2
+    return real[order[:half]], real[order[half:]]

@@ -96,10 +96,10 @@ class DinoBloom(_PooledFeatures):
             raise _missing_extra(error) from error
         size = name.rpartition("-")[2]
         path = feature_extractor_weights_path or _from_hub(name, f"pytorch_model_{size}.bin")
-        # timm reads the file with weights_only=True and renames its tensors.
-        self.network = timm.create_model(
-            f"vit_{DINOBLOOM_SIZES[size]}_patch14_dinov2", img_size=_SIDE, num_classes=0, checkpoint_path=path
-        )
+        self.network = timm.create_model(f"vit_{DINOBLOOM_SIZES[size]}_patch14_dinov2", img_size=_SIDE, num_classes=0)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights.pop("mask_token", None)  # of the training alone
+        self.network.load_state_dict(weights)
 
     def _features(self, sized: Tensor) -> Tensor:
         mean, std = (sized.new_tensor(each).view(3, 1, 1) * 255 for each in (_IMAGENET_MEAN, _IMAGENET_STD))
@@ -183,10 +183,7 @@ def load_encoder(
             extractor = create_feature_extractor(fidelity_name, [layer], cuda=False, **options)
     except EncoderError:
         raise
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # what torch.hub raises without a network, and for weights of another shape
+    except (OSError, RuntimeError) as error:  # of torch.hub without a network, of weights that don't fit
         raise EncoderError(f"The encoder {name} could not be loaded ({error}). {_OFFLINE}") from error
     return Encoder(name, extractor.to(device), _fingerprint(extractor.state_dict()))
 

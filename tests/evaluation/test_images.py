@@ -37,11 +37,14 @@ def test_rows_are_chosen_by_their_columns(cells: Cells, folder: Write) -> None:
     out = folder("a", [cells[i] for i in range(44)])
     rows = "".join(f"{i:04d}.png,{i % 2}\n" for i in range(44))
     (out / "metadata.csv").write_text("file_name,grade\n" + rows)
-    assert [p.name for p in read_set(out, "real", where={"grade": 1}).paths][:2] == ["0001.png", "0003.png"]
-    with pytest.raises(ImageSetError, match="0 real images with grade=2"):
-        read_set(out, "real", where={"grade": 2})
-    with pytest.raises(ImageSetError, match="no column 'shape'"):
-        read_set(out, "real", where={"shape": 2})
+    assert [p.name for p in read_set(out, "real", where=["grade=1"]).paths][:2] == ["0001.png", "0003.png"]
+    with pytest.raises(ValueError, match=r"grade=2: no row has that value; the column has 0, 1"):
+        read_set(out, "real", where=["grade=2"])
+    with pytest.raises(ValueError, match="shape=2: no such column"):
+        read_set(out, "real", where=["shape=2"])
+    (out / "metadata.csv").write_text("file_name,grade\n" + "".join(f"{i:04d}.png,{i // 30}\n" for i in range(44)))
+    with pytest.raises(ImageSetError, match="holds 14 real images with grade=1; at least 20"):
+        read_set(out, "real", where=["grade=1"])
 
 
 @pytest.mark.parametrize("count", [0, 1, 19])

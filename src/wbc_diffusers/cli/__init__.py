@@ -13,6 +13,7 @@ import typer
 
 from wbc_diffusers import __version__
 from wbc_diffusers.cli.demo import demo
+from wbc_diffusers.cli.evaluate import evaluate
 from wbc_diffusers.cli.generate import generate
 from wbc_diffusers.cli.phantom import phantom
 from wbc_diffusers.cli.prepare import prepare
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, phantom, prepare, generate):
+for command in (demo, phantom, prepare, generate, evaluate):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

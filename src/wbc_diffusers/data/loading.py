@@ -57,7 +57,7 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
     if in_files or not streaming:
         whole, keep = data, np.ones(len(data), dtype=bool)
         for column, wanted in (where or {}).items():
-            keep &= np.array([value_is(value, wanted) for value in column_values(data, column)], dtype=bool)
+            keep &= np.array([_is(value, wanted) for value in column_values(data, column)], dtype=bool)
         data = data.select(np.flatnonzero(keep))
         if not len(data):
             raise MissingSplitError(f"Split {split} of {source} holds no image{_wanted(whole, where or {})}.")
@@ -66,7 +66,7 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
     if where:
         names = list(where)
         kept = data.filter(
-            lambda *row: all(value_is(_value(v, features[c]), where[c]) for c, v in zip(names, row, strict=True)),
+            lambda *row: all(_is(_value(v, features[c]), where[c]) for c, v in zip(names, row, strict=True)),
             input_columns=names,
         )
         data = kept.cast_column("image", features["image"])  # datasets 4.0 forgets it
@@ -185,7 +185,7 @@ def _value(value: Any, feature: Any) -> Any:
     return value
 
 
-def value_is(value: Any, wanted: Any) -> bool:
+def _is(value: Any, wanted: Any) -> bool:
     """Whether a column's value is the wanted one: numbers as numbers, all else as texts; None is the empty text."""
     text = "" if value is None else str(value).strip()
     if isinstance(wanted, bool):

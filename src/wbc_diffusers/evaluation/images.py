@@ -6,10 +6,9 @@ Two sets that were cropped, shrunk or encoded otherwise differ by that alone (Pa
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from PIL import Image, JpegImagePlugin
 
 from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image, check_origin, read_file
 from wbc_diffusers.data.images import centre_square, pixel_sha256
-from wbc_diffusers.data.loading import value_is
+from wbc_diffusers.data.labels import check_conditions, keep_row, parse_where
 from wbc_diffusers.data.sources import Item, read_source
 
 LEAST_IMAGES = 20
@@ -78,22 +77,23 @@ class ImageSet:
         return len(self) - len(set(self.pixel_hashes))
 
 
-def read_set(folder: Path, role: str, *, where: Mapping[str, Any] | None = None, generated: bool = False) -> ImageSet:
+def read_set(folder: Path, role: str, *, where: Sequence[str] = (), generated: bool = False) -> ImageSet:
     """List and check the images of a folder: each is decoded once.
 
     Args:
         folder: A folder of images of one size, with or without metadata.csv; of a prepared one, a split.
         role: What they are here: it stands in the errors.
-        where: Column values of the metadata that an image must have.
+        where: Filters `column=value` of the metadata, as those of `wbc prepare`.
         generated: Whether images of a trained model are wanted; else they are refused.
 
     Raises:
         FileNotFoundError: If there is no such folder.
+        ValueError: If a filter fits no image.
         ImageSetError: If it holds too few images, images of several sizes or splits, or files that cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} of {role} images.")
-    items = _items(folder, role, where or {})
+    items = _items(folder, role, where)
     files: list[str] = []
     pixels: list[str] = []
     sizes: Counter[tuple[int, int]] = Counter()
@@ -128,7 +128,7 @@ def read_set(folder: Path, role: str, *, where: Mapping[str, Any] | None = None,
     return ImageSet(role, folder, paths, tuple(files), tuple(pixels), *next(iter(sizes)), coarsest)
 
 
-def _items(folder: Path, role: str, where: Mapping[str, Any]) -> list[Item]:
+def _items(folder: Path, role: str, where: Sequence[str]) -> list[Item]:
     source = read_source(folder)
     known = Image.registered_extensions()
     items = [item for item in source.items if Path(item.path or "").suffix.lower() in known]
@@ -137,12 +137,11 @@ def _items(folder: Path, role: str, where: Mapping[str, Any]) -> list[Item]:
         raise ImageSetError(
             f"{folder} holds the splits {', '.join(splits)}: give one of them, such as {folder / splits[-1]}."
         )
-    for column in where:
-        if not any(column in item.fields for item in items):
-            raise ImageSetError(f"The {role} images in {folder} have no column {column!r} to choose by.")
-    items = [item for item in items if all(value_is(item.fields.get(c), wanted) for c, wanted in where.items())]
+    wheres = [parse_where(text) for text in where]
+    check_conditions(wheres, [item.fields for item in items], f"{folder}, --where")
+    items = [item for item in items if keep_row(item.fields, wheres)]
     if len(items) < LEAST_IMAGES:
-        chosen = f" with {', '.join(f'{c}={v}' for c, v in where.items())}" if where else ""
+        chosen = f" with {', '.join(where)}" if where else ""
         raise ImageSetError(
             f"{folder} holds {len(items)} {role} images{chosen}; at least {LEAST_IMAGES} are needed for a figure with "
             "an interval."

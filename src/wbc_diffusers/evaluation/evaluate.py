@@ -1,0 +1,230 @@
+"""`wbc evaluate`: is a set of generated images as good as real cells, where does it differ, and did it copy?"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wbc_diffusers import __version__
+from wbc_diffusers.data.output import check_output, whole_folder
+from wbc_diffusers.evaluation.by_encoder import Comparison, Row, compare_by
+from wbc_diffusers.evaluation.encoders import INCEPTION, Encoder, load_encoder
+from wbc_diffusers.evaluation.features import Features, features_of
+from wbc_diffusers.evaluation.images import (
+    ImageSet,
+    ImageSetError,
+    Processing,
+    check_disjoint,
+    read_set,
+    same_processing,
+)
+from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, read_manifest
+from wbc_diffusers.generation import process_state
+
+SCHEMA_VERSION = 1
+JSON_NAME, PAGE_NAME = "evaluation.json", "index.html"
+
+FEW_IMAGES = 2000
+"""Below so many, the bias of the Fréchet distance hides most differences, and the kernel distance is preferred."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is evaluated, and how.
+
+    Attributes:
+        real: Folder of real images that no model was trained on.
+        generated: Folder of generated images.
+        train: Folder of the real images that the model was trained on: the floor of the distances, and what copies are
+            looked for in.
+        encoders: Names of the encoders that images are compared by.
+        inception_weights: File of Inception's weights; None takes the cached ones, or downloads them.
+        size: Pixels a side that images are brought to; None for those of the smallest set.
+        share: Share of the shorter side that is looked at, from the centre.
+        where: Filters `column=value` that real and training images must pass.
+        model: Pipeline folder of the model, or its manifest: images that it knows are no judges of it.
+        allow_leaks: Whether to go on where there are such images.
+        cache: File in which features are kept; None for none.
+        seed: Of all draws.
+    """
+
+    real: Path
+    generated: Path
+    train: Path | None = None
+    encoders: Sequence[str] = (INCEPTION,)
+    inception_weights: Path | None = None
+    size: int | None = None
+    share: float = 1.0
+    where: Sequence[str] = ()
+    model: Path | None = None
+    allow_leaks: bool = False
+    cache: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that was found.
+
+    Attributes:
+        plan: What was asked for.
+        real: The real images.
+        generated: The generated ones.
+        train: The training images, if they were given.
+        processing: What was done to every image.
+        comparisons: By encoder.
+        leaks: Real images that the model was trained on; None where no model was given.
+        notes: What a reader of the figures must know, in sentences.
+    """
+
+    plan: Plan
+    real: ImageSet
+    generated: ImageSet
+    train: ImageSet | None
+    processing: Processing
+    comparisons: list[Comparison]
+    leaks: Leaks | None
+    notes: list[str]
+
+    @property
+    def sets(self) -> list[ImageSet]:
+        """The sets that there are."""
+        return [each for each in (self.real, self.generated, self.train) if each is not None]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All figures."""
+        return [row for comparison in self.comparisons for row in comparison.rows]
+
+
+class LeakError(ValueError):
+    """Images that are to judge a model are among those that it was trained on."""
+
+
+def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation | None:
+    """Evaluate generated images and write `evaluation.json` and a page into a new folder.
+
+    Under `accelerate launch` the images are dealt out to all processes to be encoded; the first one does the rest.
+
+    Args:
+        plan: What is evaluated.
+        out: The folder; it must be new or empty. It appears whole or not at all.
+        say: Called with a line as each stage begins.
+
+    Returns:
+        What was found; None in other processes than the first.
+
+    Raises:
+        FileExistsError: If the folder holds anything.
+        FileNotFoundError: If a folder, or a manifest, is not there.
+        ImageSetError: If a set cannot be evaluated, or two of them share images.
+        LeakError: If the model was trained on images of the real set, and that is not allowed.
+        EncoderError: If an encoder cannot be had.
+    """
+    from wbc_diffusers.evaluation.report import write_report
+
+    state = process_state()
+    if state.is_main_process:
+        out = check_output(out)
+    encoders = [load_encoder(name, state.device, plan.inception_weights) for name in plan.encoders]
+    say("reading images")
+    real, generated, train = _read_sets(plan)
+    leaks = _look_for_leaks(plan, real, train)
+    sets = [each for each in (real, generated, train) if each is not None]
+    processing = same_processing(sets, plan.size, plan.share)
+
+    def features(encoder: Encoder, images: ImageSet) -> Features:
+        say(f"{encoder.name}: {len(images)} {images.role} images")
+        return features_of(images, encoder, processing, cache=plan.cache, state=state)
+
+    by_encoder = [[features(encoder, images) for images in sets] for encoder in encoders]
+    if not state.is_main_process:
+        return None
+    say("comparing")
+    comparisons = [
+        compare_by(encoder, ours, theirs, rest[0] if rest else None, plan.seed)
+        for encoder, (ours, theirs, *rest) in zip(encoders, by_encoder, strict=True)
+    ]
+    notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks)]
+    found = Evaluation(plan, real, generated, train, processing, comparisons, leaks, notes)
+    say("writing the report")
+    with whole_folder(out) as folder:
+        _write_json(found, folder / JSON_NAME)
+        write_report(found, folder / PAGE_NAME)
+    return found
+
+
+def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    real = read_set(plan.real, "real", where=plan.where)
+    generated = read_set(plan.generated, "generated", generated=True)
+    train = None if plan.train is None else read_set(plan.train, "training", where=plan.where)
+    check_disjoint(real, generated)
+    return real, generated, train
+
+
+def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> Leaks | None:
+    if train is not None and not plan.allow_leaks:
+        try:
+            check_disjoint(real, train)
+        except ImageSetError as error:
+            raise LeakError(f"{error} --allow-leaks goes on all the same.") from error
+    if plan.model is None:
+        return None
+    leaks = find_leaks(real, read_manifest(plan.model))
+    if leaks.count and not plan.allow_leaks:
+        first = (*leaks.exact, *leaks.near)[0]
+        raise LeakError(
+            f"{plan.model} was trained on {len(leaks.exact)} of the {len(real)} real images in {real.folder}, and "
+            f"{len(leaks.near)} look like some that it was trained on, such as {first.name}: it would be judged by "
+            "what it has seen. Give images that it has not, or --allow-leaks."
+        )
+    return leaks
+
+
+def _notes(
+    real: ImageSet,
+    generated: ImageSet,
+    train: ImageSet | None,
+    comparisons: Sequence[Comparison],
+    leaks: Leaks | None,
+) -> list[str]:
+    notes = []
+    least = min(len(real), len(generated))
+    if least < FEW_IMAGES:
+        notes.append(
+            f"With {least} images the Fréchet distance is mostly its own bias: go by the kernel distance, which has "
+            "none, and hold every distance beside its floor."
+        )
+    notes += [
+        f"{each.encoder} has {each.features} features; with fewer than {4 * each.features} images of each set its "
+        "Fréchet distance can't be extrapolated to infinitely many."
+        for each in comparisons
+        if each.line[0][0] < each.features
+    ]
+    if train is None:
+        notes.append(
+            "The floor is one half of the real images against the other; with --train it would be training images, and "
+            "copies of them would be looked for."
+        )
+    repeated = [f"{each.repeated} of the {each.role} images" for each in (real, generated) if each.repeated]
+    if repeated:
+        notes.append(f"The same pixels again have {' and '.join(repeated)}.")
+    if leaks is not None:
+        notes.append(
+            f"Of the real images {len(leaks.exact)} are among the {leaks.known} that the model or its parents were "
+            f"trained on, and {len(leaks.near)} look like one of them."
+        )
+    return notes
+
+
+def _write_json(found: Evaluation, path: Path) -> None:
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "wbc_diffusers": __version__,
+        "seed": found.plan.seed,
+        "notes": found.notes,
+        "rows": [row.to_dict() for row in found.rows],
+    }
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,112 @@
+"""The page of an evaluation: pictures first, then what was measured of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wbc_diffusers import __version__
+from wbc_diffusers.data.images import image_grid
+from wbc_diffusers.evaluation.by_encoder import Comparison, Row
+from wbc_diffusers.evaluation.evaluate import Evaluation
+from wbc_diffusers.evaluation.images import ImageSet, batches
+from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, new_chart, write_page
+
+_GRID = (8, 3)
+_EXTREMES = 16
+
+MEANINGS = {
+    "fid": ("Fréchet distance (FID)", "0 is equal; falls with the number of images"),
+    "fd": ("Fréchet distance", "0 is equal; falls with the number of images; no FID"),
+    "fid_infinity": ("the same of infinitely many images", "extrapolated"),
+    "fd_infinity": ("the same of infinitely many images", "extrapolated"),
+    "kid": ("kernel distance (KID)", "0 is equal, and without bias"),
+    "kd": ("kernel distance", "0 is equal, and without bias; no KID"),
+    "precision": ("precision", "share of generated images among real ones"),
+    "recall": ("recall", "share of real images among generated ones"),
+    "density": ("density", "about 1 where generated images lie as real ones do"),
+    "coverage": ("coverage", "share of real images with a generated one near"),
+    "probe_auc": ("linear probe, AUC", "0.5 can't tell them apart, 1 always can"),
+}
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row as the page prints it."""
+
+    name: str
+    meaning: str
+    value: str
+    interval: str
+    at_floor: str
+    floor: str
+    counts: str
+
+
+def write_report(found: Evaluation, path: Path) -> None:
+    """Write the page: one HTML file with all images and charts inside."""
+    write_page(
+        "evaluation.html.j2",
+        path,
+        version=__version__,
+        notes=found.notes,
+        sets=[_shown_set(found, images) for images in (found.real, found.generated)],
+        encoders=[_shown_comparison(found, each) for each in found.comparisons],
+    )
+
+
+def _shown_set(found: Evaluation, images: ImageSet) -> dict[str, Any]:
+    chosen = np.linspace(0, len(images) - 1, min(len(images), _GRID[0] * _GRID[1])).round().astype(int)
+    caption = f"{len(images)} images; every {max(1, len(images) // len(chosen))}th is shown."
+    return {"name": images.role, "grid": _grid(found, images, chosen, _GRID[0]), "caption": caption}
+
+
+def _grid(found: Evaluation, images: ImageSet, chosen: Sequence[int] | np.ndarray, columns: int) -> Image.Image:
+    paths = [images.paths[i] for i in chosen]
+    return image_grid(next(batches(paths, found.processing, len(paths))), columns)
+
+
+def _shown_comparison(found: Evaluation, comparison: Comparison) -> dict[str, Any]:
+    order = np.argsort(comparison.scores, kind="stable")
+    few = min(_EXTREMES, len(order) // 2)
+    return {
+        "name": comparison.encoder,
+        "rows": [_shown_row(row) for row in comparison.rows],
+        "chart": _bias_chart(comparison),
+        "convincing": _grid(found, found.generated, order[:few], few // 2),
+        "unconvincing": _grid(found, found.generated, order[::-1][:few], few // 2),
+    }
+
+
+def _shown_row(row: Row) -> ShownRow:
+    key = row.measure.removesuffix("_" + row.encoder.replace("-", "_"))
+    name, meaning = MEANINGS[key]
+    counts = f"{row.n_real}, {row.n_generated}"
+    if row.floor_n_real is not None and (row.floor_n_real, row.floor_n_other) != (row.n_real, row.n_generated):
+        counts += f" (floor: {row.floor_n_real}, {row.floor_n_other})"
+    interval = "" if row.low is None or row.high is None else f"{figure(row.low)} to {figure(row.high)}"
+    return ShownRow(name, meaning, figure(row.value), interval, figure(row.value_at_floor), figure(row.floor), counts)
+
+
+def figure(value: float | None) -> str:
+    """A figure with three digits that count; "" for none."""
+    if value is None:
+        return ""
+    return (
+        f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.1g}"
+    )
+
+
+def _bias_chart(comparison: Comparison) -> Any:
+    drawn, axes = new_chart(6.0, 2.8)
+    lines = ((comparison.line, "generated", COLOURS[0]), (comparison.floor_line, "real, the floor", MUTED))
+    for points, label, colour in lines:
+        axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o", markersize=3, linewidth=1.4)
+    axes.set_xlabel("images of each set", color=INK)
+    axes.set_ylabel("Fréchet distance", color=INK)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    return chart_svg(drawn)

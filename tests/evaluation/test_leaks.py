@@ -1,0 +1,70 @@
+"""Images that a model was trained on are found among those that judge it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from wbc_diffusers.data.manifest import build_manifest
+from wbc_diffusers.evaluation.images import read_set
+from wbc_diffusers.evaluation.leaks import find_leaks, read_manifest
+
+Cells = dict[int, np.ndarray]
+Write = Callable[..., Path]
+
+
+def manifest_of(images: list[np.ndarray], parent: dict | None = None) -> dict:
+    import hashlib
+
+    exact = [hashlib.sha256(each.tobytes()).hexdigest() for each in images]
+    return build_manifest({}, exact, [str(imagehash.phash(Image.fromarray(each))) for each in images], parent=parent)
+
+
+def test_exact_and_near_copies_are_found_and_others_are_not(cells: Cells, folder: Write) -> None:
+    trained = [cells[i] for i in range(60)]
+    blurred = Image.fromarray(cells[5]).filter(ImageFilter.GaussianBlur(1))
+    near = [np.asarray(blurred), np.ascontiguousarray(np.rot90(cells[6])), cells[7][:, ::-1], (cells[8] * 0.85)]
+    images = read_set(folder("real", [cells[3], *near, *(cells[i] for i in range(60, 100))]), "real")
+    found = find_leaks(images, manifest_of(trained))
+    assert [p.name for p in found.exact] == ["0000.png"]
+    assert [p.name for p in found.near] == ["0001.png", "0002.png", "0003.png", "0004.png"]
+    assert (found.count, found.known, found.hashed) == (5, 60, 60)
+
+
+def test_images_of_the_base_model_count(cells: Cells, folder: Write) -> None:
+    base = manifest_of([cells[i] for i in range(30)])
+    rare = manifest_of([cells[i] for i in range(30, 40)], parent={**base, "parents": []})
+    images = read_set(folder("real", [cells[2], cells[35], *(cells[i] for i in range(50, 80))]), "real")
+    assert [p.name for p in find_leaks(images, rare).exact] == ["0000.png", "0001.png"]
+    assert find_leaks(images, rare).known == 40
+
+
+def test_an_old_manifest_without_perceptual_hashes_finds_exact_copies(cells: Cells, folder: Write) -> None:
+    manifest = manifest_of([cells[i] for i in range(30)])
+    del manifest["image_perceptual_hash"]
+    images = read_set(folder("real", [cells[2], *(cells[i] for i in range(50, 80))]), "real")
+    found = find_leaks(images, manifest)
+    assert (len(found.exact), len(found.near), found.hashed) == (1, 0, 0)
+
+
+def test_a_manifest_is_read_from_its_model_or_its_file(tmp_path: Path) -> None:
+    manifest = build_manifest({}, ["a"])
+    (tmp_path / "training_manifest.json").write_text(json.dumps(manifest))
+    assert read_manifest(tmp_path) == read_manifest(tmp_path / "training_manifest.json") == manifest
+
+
+def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has no training_manifest\.json"):
+        read_manifest(tmp_path)
+    path = tmp_path / "training_manifest.json"
+    for text, words in (("{", "is not JSON"), ("[]", "schema_version"), ('{"schema_version": 1}', None)):
+        path.write_text(text)
+        if words is None:
+            assert read_manifest(tmp_path)["image_pixel_sha256"] == []
+        else:
+            with pytest.raises(ValueError, match=words):
+                read_manifest(tmp_path)

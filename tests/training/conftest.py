@@ -76,12 +76,17 @@ def small_gan() -> Callable[..., GANRecipe]:
 
 @pytest.fixture(scope="session")
 def trainer(cells: Path) -> Callable[..., Trainer]:
-    """Give a maker of trainers on the cells: trainer(recipe, output, resume=None, task=DDIMTask, source=cells)."""
+    """Give a maker of trainers on the cells: trainer(recipe, output, resume, task, source, judge)."""
 
     def make(
-        recipe: Recipe, output: Path, resume: str | None = None, task: Any = DDIMTask, source: Path = cells
+        recipe: Recipe,
+        output: Path,
+        resume: str | None = None,
+        task: Any = DDIMTask,
+        source: Path = cells,
+        judge: Any = None,
     ) -> Trainer:
-        return Trainer(task(recipe), recipe, str(source), output, resume)
+        return Trainer(task(recipe), recipe, str(source), output, resume, judge)
 
     return make
 

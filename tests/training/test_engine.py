@@ -372,9 +372,9 @@ def test_a_run_told_to_stop_while_it_samples_does_without_the_sheet(
     trainer: Any, small: Any, published: Any, tmp_path: Path
 ) -> None:
     class Interrupted(DDIMTask):
-        def sample_grid(self, *arguments: Any) -> Any:
+        def samples(self, *arguments: Any) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
-            return super().sample_grid(*arguments)
+            return super().samples(*arguments)
 
     recipe = small(sample_images=2, sample_steps=2, sample_every=2)
     assert not trainer(recipe, tmp_path / "run", task=Interrupted).run()

@@ -271,9 +271,9 @@ def test_snapshots_of_tenths_come_at_their_updates(make: Any, small_gan: Any, tm
     recipe = small_gan(max_train_steps=30, train_batch_size=2, snapshot_every_epochs=0.1)
     ours = make(recipe, tmp_path / "run")
     found = {}
-    for ours.step in range(1, 31):
-        if ours._snapshot_is_due():
-            found[ours._snapshot_folder().name] = ours.step
+    for step in range(1, 31):
+        if (folder := ours.publisher.snapshot_folder(step)) is not None:
+            found[folder.name] = step
     assert found == {f"epoch-{tenths / 10:07.2f}": -(-12 * tenths // 10) for tenths in range(1, 26)}
 
 

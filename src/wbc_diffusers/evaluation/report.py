@@ -95,9 +95,9 @@ def figure(value: float | None) -> str:
     """A figure with three digits that count; "" for none."""
     if value is None:
         return ""
-    return (
-        f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.1g}"
-    )
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.5f}"
 
 
 def _bias_chart(comparison: Comparison) -> Any:

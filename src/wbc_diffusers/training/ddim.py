@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch
-from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.pipelines import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, SigmoidDDIMScheduler
 from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
+from wbc_diffusers.training.publishing import Judge
 from wbc_diffusers.training.recipe import DDIMRecipe
 from wbc_diffusers.training.task import Task, build, check_options, load_pretrained, manifest_of
 
@@ -108,8 +108,8 @@ class DDIMTask(Task):
         figures = {f"validation/signal_rate_{rate:.3f}": float(s) / count for rate, s in zip(rates, sums, strict=True)}
         return {"validation/mean": sum(figures.values()) / len(figures), **figures}
 
-    def sample_grid(self, averages: dict[str, nn.Module], count: int) -> Image.Image:
-        """Samples of seeds 0, 1, ..., the classes in turn."""
+    def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
+        """Images of seeds 0, 1, ..., the classes in turn."""
         pipe = WBCDDIMPipeline(unet=averages["unet"], scheduler=self.solver)
         pipe.set_progress_bar_config(disable=True)
         classes = self.unet.config.num_class_embeds
@@ -127,7 +127,7 @@ class DDIMTask(Task):
                 width=self.recipe.resolution,
             )
             images += sheet.images
-        return image_grid(images, columns=min(count, 8))
+        return images
 
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder and its manifest."""
@@ -187,7 +187,9 @@ def _start_from(
     return unet, scheduler, swapped(scheduler, type(pipe.scheduler)), manifest_of(pipe, pretrained)
 
 
-def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None) -> bool:
+def train_ddim(
+    recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None, judge: Judge | None = None
+) -> bool:
     """Train a diffusion model and write its pipeline folder; False if SIGTERM stopped it after a checkpoint.
 
     Args:
@@ -195,5 +197,6 @@ def train_ddim(recipe: DDIMRecipe, source: str, output: Path, resume: str | None
         source: A prepared folder, any folder of images or Parquet files, or a dataset's id.
         output: The pipeline folder to be; holds checkpoints, samples, snapshots and log.jsonl beside it.
         resume: "latest", or a checkpoint's path, to go on with; None starts anew.
+        judge: Judges images every `evaluate_every` updates.
     """
-    return Trainer(DDIMTask(recipe), recipe, source, output, resume).run()
+    return Trainer(DDIMTask(recipe), recipe, source, output, resume, judge).run()

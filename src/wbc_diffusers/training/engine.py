@@ -8,29 +8,27 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
-from wbc_diffusers.data.images import write_png
-from wbc_diffusers.data.manifest import build_manifest
+from wbc_diffusers.data.images import image_grid, write_png
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.feed import Feed
-from wbc_diffusers.training.files import append_line, move_in, write_whole
+from wbc_diffusers.training.files import append_line, write_whole
 from wbc_diffusers.training.output import LAST_NAME, check_output, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
+from wbc_diffusers.training.publishing import BEST_NAME, Judge, Publisher, Verdict
 from wbc_diffusers.training.recipe import Recipe
 from wbc_diffusers.training.stopping import StopSignal
 from wbc_diffusers.training.task import Task
@@ -42,6 +40,7 @@ MAY_CHANGE = {
     "name", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "num_workers", "checkpoint_every",
     "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "sample_steps",
     "solver", "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last", "snapshot_every_epochs",
+    "evaluate_every", "evaluate_images", "evaluate_encoder",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
 
@@ -63,6 +62,7 @@ class Trainer:
         output: Becomes the pipeline folder; holds checkpoints, samples and log.jsonl beside it.
         resume: "latest", or the path of a checkpoint; None starts anew, and so does "latest" where a run was killed
             before its first checkpoint.
+        judge: Judges images every `evaluate_every` updates; the best pipeline by it is kept in the output's `best`.
 
     Raises:
         FileExistsError: If the output holds anything, and nothing is resumed.
@@ -71,8 +71,20 @@ class Trainer:
         ValueError: If recipe, data and checkpoint don't fit each other.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, source: str, output: Path, resume: str | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        source: str,
+        output: Path,
+        resume: str | None = None,
+        judge: Judge | None = None,
+    ) -> None:
         self.task, self.recipe, self.output = task, recipe, output
+        if recipe.evaluate_every is not None and judge is None:
+            raise ValueError("The recipe's evaluate_every needs a judge, as `wbc train` brings one: set it null.")
+        self.judge = None if recipe.evaluate_every is None else judge
+        self.judge_every = recipe.evaluate_every or 0
         tracker = None if recipe.tracker == "none" else recipe.tracker
         # accelerate leaves out a tracker that is not installed without a word.
         if tracker is not None and tracker not in map(str, get_available_trackers()):
@@ -109,6 +121,7 @@ class Trainer:
         self.total_steps = self.feed.total_steps()
         if recipe.snapshot_every_epochs is not None:
             self.feed.epochs_at(0)  # a stream has no epochs, which is told now
+        self.publisher = Publisher(task, self.feed, output, self._all_agree, is_main=self.accelerator.is_main_process)
         self._prepare_models()
         self.step, self.seconds = 0, 0.0
         self.resumed_from = checkpoint
@@ -194,8 +207,9 @@ class Trainer:
             self._start_trackers()
             if self.accelerator.is_main_process:
                 print(self.feed.in_words(), file=sys.stderr)
-            if self._snapshot_is_due() and not self._all_agree((self._snapshot_folder() / LAST_NAME).is_file()):
-                self._write_snapshot()  # SIGTERM came at that very update
+            due = self.publisher.snapshot_folder(self.step)
+            if due is not None and not self._all_agree((due / LAST_NAME).is_file()):
+                self._write_snapshot(due)  # SIGTERM came at that very update
             done = self._train()
             if done:
                 self._write_pipeline(self.output)
@@ -221,9 +235,10 @@ class Trainer:
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
                 validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
-                snapshot = not stop and self._snapshot_is_due()
-                # Before a snapshot too: it is snapshots that fill a disk, and no update should be lost by that.
-                checkpoint = last or stop or snapshot or self.step % recipe.checkpoint_every == 0
+                judge = not stop and self.judge is not None and (last or self.step % self.judge_every == 0)
+                snapshot = None if stop else self.publisher.snapshot_folder(self.step)
+                # Before other pipelines too: it is they that fill a disk, and no update should be lost by that.
+                checkpoint = last or stop or judge or snapshot or self.step % recipe.checkpoint_every == 0
                 if checkpoint or validate or sample or self.step % recipe.log_every == 0:
                     losses = self.mean_losses(recent, logged + 1)
                     logged = self.step
@@ -238,7 +253,9 @@ class Trainer:
                 if checkpoint:
                     self._write_checkpoint()
                 if snapshot:
-                    self._write_snapshot()
+                    self._write_snapshot(snapshot)
+                if judge:
+                    self._judge_images()
                 if stop and not last:
                     return False
         return True
@@ -341,7 +358,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             partial = path.with_name(".partial.png")
             with self.stop.cutting_short(), _not_fatal("a sheet of samples"):
-                sheet = self.task.sample_grid(self._average_models(), self.recipe.sample_images)
+                images = self.task.samples(self._average_models(), self.recipe.sample_images)
+                sheet = image_grid(images, columns=min(len(images), 8))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_png(partial, sheet, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}")
                 partial.replace(path)
@@ -349,55 +367,32 @@ class Trainer:
                 partial.unlink()
         self.accelerator.wait_for_everyone()
 
-    def _snapshot_is_due(self) -> bool:
-        return self.step > 0 and self._snapshots_until(self.step) > self._snapshots_until(self.step - 1)
-
-    def _snapshots_until(self, step: int) -> int:
-        """How many snapshots there are to be after an update."""
-        every = self.recipe.snapshot_every_epochs
-        # Rounded: 0.3 / 0.1 is a little below 3.
-        return 0 if every is None else math.floor(round(self.feed.epochs_at(step) / every, 9))
-
-    def _snapshot_folder(self) -> Path:
-        every = self.recipe.snapshot_every_epochs
-        assert every is not None
-        epochs = self._snapshots_until(self.step) * every
-        name = f"{epochs:04.0f}" if every.is_integer() else f"{epochs:07.2f}"
-        return self.output / "snapshots" / f"epoch-{name}"
-
-    def _write_snapshot(self) -> None:
+    def _write_snapshot(self, folder: Path) -> None:
         """Write the pipeline of now and a sheet of samples, to choose among afterwards (thesis section 4.2)."""
         if self.recipe.sample_images:
-            self._draw_samples(self._snapshot_folder() / "samples.png")
-        self._write_pipeline(self._snapshot_folder())  # last: with it the snapshot counts as written
+            self._draw_samples(folder / "samples.png")
+        self._write_pipeline(folder)  # last: with it the snapshot counts as written
+
+    def _judge_images(self) -> None:
+        """Log what a judge says of images of now, and keep the pipeline if it is the best so far."""
+        verdict: Verdict | None = None
+        if self.accelerator.is_main_process and self.judge is not None:
+            with self.stop.cutting_short():
+                verdict = self.judge(self.task.samples(self._average_models(), self.judge.count))
+            if verdict is not None:
+                self._log(verdict.figures)
+        best = verdict is not None and self.publisher.is_best(verdict.score, self.step)
+        if self._all_agree(best or not self.accelerator.is_main_process):
+            self._write_pipeline(self.output / BEST_NAME)
+            if verdict is not None:
+                self.publisher.note_best(verdict, self.step)
 
     def _write_pipeline(self, folder: Path) -> None:
-        """Write the pipeline with the averaged weights and its manifest into a folder, model_index.json last."""
-        hashes, perceptual = (set(gather_object(each)) for each in (self.feed.hashes(), self.feed.perceptual_hashes()))
-        error: Exception | None = None
-        if self.accelerator.is_main_process:
-            partial = self.output / ".partial-pipeline"
-            shutil.rmtree(partial, ignore_errors=True)
-            progress = {"steps": self.step, "seconds": round(self.seconds, 1), "classes": self.feed.class_names}
-            manifest = build_manifest(
-                self.recipe.to_dict(), hashes, perceptual, parent=self.task.parent_manifest, progress=progress
-            )
-            try:
-                # Copies: files hold contiguous tensors, and an average of another layout than its model is slow.
-                averages = {
-                    name: deepcopy(model).to(memory_format=torch.contiguous_format)
-                    for name, model in self._average_models().items()
-                }
-                self.task.save(averages, partial, manifest)
-                folder.mkdir(parents=True, exist_ok=True)
-                move_in(partial, folder, last=LAST_NAME)
-            except Exception as caught:
-                error = caught
-                shutil.rmtree(partial, ignore_errors=True)
-        if not self._all_agree(error is None):
+        try:
+            self.publisher.write(folder, self._average_models(), self.step, self.seconds)
+        except CheckpointError as error:
             raise CheckpointError(
-                f"The pipeline folder {folder} could not be written ({error or 'another process failed'}). "
-                f"{self.checkpoints.describe_latest()}: make room there and go on with --resume latest."
+                f"{error} {self.checkpoints.describe_latest()}: make room there and go on with --resume latest."
             ) from error
 
     # -- small things ------------------------------------------------------------------------------------------------

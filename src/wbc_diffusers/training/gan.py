@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch
-from wbc_diffusers.data.images import image_grid
 from wbc_diffusers.models.wbc_discriminator import WBCDiscriminator
 from wbc_diffusers.models.wbc_generator import WBCGenerator
 from wbc_diffusers.pipelines import WBCGANPipeline
 from wbc_diffusers.training.collapse import COLLAPSED_BELOW, variety
 from wbc_diffusers.training.diff_augment import NUMBERS, augment, parse_policy
 from wbc_diffusers.training.engine import Trainer
+from wbc_diffusers.training.publishing import Judge
 from wbc_diffusers.training.recipe import GANRecipe
 from wbc_diffusers.training.task import Task, build, check_options, load_pretrained, manifest_of
 
@@ -130,11 +130,15 @@ class GANTask(Task):
             )
         return {**figures, "validation/variety": found}
 
-    def sample_grid(self, averages: dict[str, nn.Module], count: int) -> Image.Image:
-        """Samples of seeds 0, 1, ..."""
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(count)]
-        sheet: Any = WBCGANPipeline(generator=averages["generator"])(batch_size=count, generator=seeds)
-        return image_grid(sheet.images, columns=min(count, 8))
+    def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
+        """Images of seeds 0, 1, ..."""
+        pipe, size = WBCGANPipeline(generator=averages["generator"]), self.recipe.train_batch_size
+        images: list[Image.Image] = []
+        for first in range(0, count, size):
+            seeds = [torch.Generator().manual_seed(seed) for seed in range(first, min(first + size, count))]
+            made: Any = pipe(batch_size=len(seeds), generator=seeds)
+            images += made.images
+        return images
 
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:
         """Write the pipeline folder and its manifest."""
@@ -206,7 +210,9 @@ def _start_from(recipe: GANRecipe, pretrained: str) -> tuple[WBCGenerator, WBCDi
     return pipe.generator, pipe.discriminator, manifest_of(pipe, pretrained)
 
 
-def train_gan(recipe: GANRecipe, source: str, output: Path, resume: str | None = None) -> bool:
+def train_gan(
+    recipe: GANRecipe, source: str, output: Path, resume: str | None = None, judge: Judge | None = None
+) -> bool:
     """Train a GAN and write its pipeline folder; False if SIGTERM stopped it after a checkpoint.
 
     Args:
@@ -214,5 +220,6 @@ def train_gan(recipe: GANRecipe, source: str, output: Path, resume: str | None =
         source: A prepared folder, any folder of images or Parquet files, or a dataset's id.
         output: The pipeline folder to be; holds checkpoints, samples, snapshots and log.jsonl beside it.
         resume: "latest", or a checkpoint's path, to go on with; None starts anew.
+        judge: Judges images every `evaluate_every` updates.
     """
-    return Trainer(GANTask(recipe), recipe, source, output, resume).run()
+    return Trainer(GANTask(recipe), recipe, source, output, resume, judge).run()

@@ -16,7 +16,7 @@ _ABOVE_ZERO = {
     "resolution", "num_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "max_grad_norm", "shuffle_buffer", "checkpoint_every", "keep_checkpoints", "validate_every",
     "sample_every", "sample_steps", "log_every", "snr_gamma", "snapshot_every_epochs", "discriminator_learning_rate",
-    "discriminator_updates", "generator_updates",
+    "discriminator_updates", "generator_updates", "evaluate_every", "evaluate_images",
 }  # fmt: skip
 _ZERO_OR_MORE = {
     "seed", "weight_decay", "lr_warmup_steps", "num_workers", "validation_images", "sample_images", "r1_weight",
@@ -68,6 +68,9 @@ class Recipe:
     sample_every: int = 1000
     sample_images: int = 24
     snapshot_every_epochs: float | None = None
+    evaluate_every: int | None = None
+    evaluate_images: int = 200
+    evaluate_encoder: str = "inception-v3"
     log_every: int = 10
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     pretrained: str | None = None

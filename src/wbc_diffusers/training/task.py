@@ -59,8 +59,8 @@ class Task(ABC):
         """Figures on validation batches, by name; the same for the same weights."""
 
     @abstractmethod
-    def sample_grid(self, averages: dict[str, nn.Module], count: int) -> Image.Image:
-        """A sheet of samples of the averaged models, of the same seeds each time."""
+    def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
+        """Images of the averaged models, of the same seeds each time."""
 
     @abstractmethod
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:

@@ -1,0 +1,120 @@
+"""The pipeline folders that a training writes: the last one, snapshots to choose among, and the best by a judge."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import nn
+
+from wbc_diffusers.data.manifest import build_manifest
+from wbc_diffusers.training.checkpoints import CheckpointError
+from wbc_diffusers.training.feed import Feed
+from wbc_diffusers.training.files import move_in, write_whole
+from wbc_diffusers.training.output import LAST_NAME
+from wbc_diffusers.training.task import Task
+
+BEST_NAME = "best"
+_SCORE_NAME = "score.json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says: figures for the log, and a score, of which the lowest is the best."""
+
+    figures: dict[str, float]
+    score: float
+
+
+class Judge(Protocol):
+    """Judges images of a model that is being trained, `count` of them; who calls the training brings it."""
+
+    count: int
+
+    def __call__(self, images: Sequence[Image.Image]) -> Verdict:
+        """Judge images of seeds 0, 1, ..."""
+        ...
+
+
+class Publisher:
+    """Writes pipeline folders with the averaged weights and the manifest of the training so far.
+
+    Args:
+        task: What is trained.
+        feed: What it is trained on.
+        output: The folder of the training.
+        agree: Tells whether all processes say yes; they all call it alike.
+        is_main: Whether this is the process that writes.
+    """
+
+    def __init__(self, task: Task, feed: Feed, output: Path, agree: Callable[[bool], bool], *, is_main: bool) -> None:
+        self.task, self.feed, self.output, self.agree, self.is_main = task, feed, output, agree, is_main
+
+    def write(self, folder: Path, averages: dict[str, nn.Module], step: int, seconds: float) -> None:
+        """Write the pipeline into a folder, model_index.json last; every process calls it.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        hashes, perceptual = (set(gather_object(each)) for each in (self.feed.hashes(), self.feed.perceptual_hashes()))
+        error: Exception | None = None
+        if self.is_main:
+            partial = self.output / ".partial-pipeline"
+            shutil.rmtree(partial, ignore_errors=True)
+            progress = {"steps": step, "seconds": round(seconds, 1), "classes": self.feed.class_names}
+            manifest = build_manifest(
+                self.task.recipe.to_dict(), hashes, perceptual, parent=self.task.parent_manifest, progress=progress
+            )
+            try:
+                # Copies: files hold contiguous tensors, and an average of another layout than its model is slow.
+                contiguous = {
+                    name: deepcopy(model).to(memory_format=torch.contiguous_format) for name, model in averages.items()
+                }
+                self.task.save(contiguous, partial, manifest)
+                folder.mkdir(parents=True, exist_ok=True)
+                move_in(partial, folder, last=LAST_NAME)
+            except Exception as caught:
+                error = caught
+                shutil.rmtree(partial, ignore_errors=True)
+        if not self.agree(error is None):
+            raise CheckpointError(
+                f"The pipeline folder {folder} could not be written ({error or 'another process failed'})."
+            ) from error
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    def snapshot_folder(self, step: int) -> Path | None:
+        """The folder of the snapshot that is due after an update, None if none is (thesis section 4.2)."""
+        every = self.task.recipe.snapshot_every_epochs
+        if every is None or step == 0 or self._snapshots_until(step, every) == self._snapshots_until(step - 1, every):
+            return None
+        epochs = self._snapshots_until(step, every) * every
+        name = f"{epochs:04.0f}" if every.is_integer() else f"{epochs:07.2f}"
+        return self.output / "snapshots" / f"epoch-{name}"
+
+    def _snapshots_until(self, step: int, every: float) -> int:
+        # Rounded: 0.3 / 0.1 is a little below 3.
+        return math.floor(round(self.feed.epochs_at(step) / every, 9))
+
+    # -- the best ----------------------------------------------------------------------------------------------------
+
+    def is_best(self, score: float, step: int) -> bool:
+        """Whether a score is lower than that of the best pipeline so far; one of a later update is of another run."""
+        path = self.output / BEST_NAME / _SCORE_NAME
+        try:
+            best = json.loads(path.read_text(encoding="utf-8"))
+            return best["step"] >= step or score < best["score"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+
+    def note_best(self, verdict: Verdict, step: int) -> None:
+        """Write down the score of the best pipeline beside it."""
+        told = {"step": step, "score": verdict.score, **verdict.figures}
+        write_whole(self.output / BEST_NAME / _SCORE_NAME, (json.dumps(told, indent=1) + "\n").encode())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,12 @@ import torch
 from PIL import Image
 
 from wbc_diffusers import WBCDDIMPipeline
-from wbc_diffusers.training.publishing import Verdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    figures: dict[str, float]
+    score: float
 
 
 class Scripted:

@@ -4,9 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from wbc_diffusers.training.publishing import Judge
+    from wbc_diffusers.training.recipe import Recipe
 
 
 def train(
@@ -29,15 +33,16 @@ def train(
     own = [option for parameter in context.command.params for option in parameter.opts]
     recipe = load_recipe(path, parse_overrides(recipe_class, context.args, own))
 
+    judge = _judge(recipe, data)
     match recipe:
         case GANRecipe():
             from wbc_diffusers.training.gan import train_gan
 
-            done = train_gan(recipe, data, output, resume)
+            done = train_gan(recipe, data, output, resume, judge)
         case DDIMRecipe():
             from wbc_diffusers.training.ddim import train_ddim
 
-            done = train_ddim(recipe, data, output, resume)
+            done = train_ddim(recipe, data, output, resume, judge)
         case _:
             raise AssertionError(f"no training for a {recipe_class.__name__}")
     main_process = int(os.environ.get("RANK", "0")) == 0
@@ -49,6 +54,18 @@ def train(
         raise typer.Exit(143)
     if main_process:
         typer.echo(f"Wrote the pipeline folder {output}.")
+
+
+def _judge(recipe: "Recipe", data: str) -> "Judge | None":
+    """What judges the images of the training, if the recipe wants that."""
+    if recipe.evaluate_every is None:
+        return None
+    from wbc_diffusers.evaluation.during import TrainingJudge
+    from wbc_diffusers.evaluation.encoders import load_encoder
+    from wbc_diffusers.generation import process_state
+
+    encoder = load_encoder(recipe.evaluate_encoder, process_state().device)
+    return TrainingJudge(data, recipe.where, recipe.resolution, recipe.evaluate_images, encoder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

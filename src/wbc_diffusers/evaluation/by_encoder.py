@@ -1,7 +1,6 @@
 """Two sets of images compared by one encoder: each figure with its interval and its floor."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,41 +9,7 @@ from wbc_diffusers.evaluation.distances import compare, frechet_line, some, valu
 from wbc_diffusers.evaluation.encoders import Encoder
 from wbc_diffusers.evaluation.features import Features
 from wbc_diffusers.evaluation.probe import tell_apart
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure of an evaluation.
-
-    Attributes:
-        measure: Its name; `fid` and `kid` are Inception's alone.
-        encoder: The encoder whose features it is of, or "" for one of pixels.
-        value: The figure.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        floor: What the same measure is for real images in the place of the generated ones.
-        n_real: Real images that it is of.
-        n_generated: Generated ones.
-        floor_n_real: Real images that the floor is of.
-        floor_n_other: Other real images, in the place of the generated ones.
-        value_at_floor: The figure for as many images as the floor has, where they are fewer: what to hold beside it.
-    """
-
-    measure: str
-    encoder: str
-    value: float
-    low: float | None
-    high: float | None
-    floor: float | None
-    n_real: int
-    n_generated: int
-    floor_n_real: int | None = None
-    floor_n_other: int | None = None
-    value_at_floor: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return asdict(self)
+from wbc_diffusers.evaluation.rows import Row
 
 
 @dataclass(frozen=True)

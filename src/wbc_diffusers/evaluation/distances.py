@@ -215,11 +215,13 @@ def _neighbour_measures(real: Features, other: Features, seed: int) -> dict[str,
         precision = (ro <= _radii(rr, 3)[:, None]).any(dim=0)
         recall = (ro <= _radii(oo, 3)).any(dim=1)
         density, coverage = density_and_coverage(rr, ro)
-        found = float(precision.double().mean()), float(recall.double().mean()), density, coverage
-        for measure, value in zip(left_out, found, strict=True):
+        rest = float(precision.double().mean()), float(recall.double().mean()), density, coverage
+        for measure, value in zip(left_out, rest, strict=True):
             left_out[measure].append(value)
     values = neighbour_values(real, other)
-    return {measure: jackknife(values[measure], left_out[measure]) for measure in left_out}
+    found = {measure: jackknife(values[measure], left_out[measure]) for measure in left_out}
+    shares = {m: Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0)) for m, e in found.items() if m != "density"}
+    return {**found, **shares}
 
 
 def _radii(apart: torch.Tensor, neighbours: int) -> torch.Tensor:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.output import check_output, whole_folder
-from wbc_diffusers.evaluation.by_encoder import Comparison, Row, compare_by
+from wbc_diffusers.evaluation.by_encoder import Comparison, compare_by
+from wbc_diffusers.evaluation.copying import LEAST_HELD_OUT, Copying, look_for_copies
 from wbc_diffusers.evaluation.encoders import INCEPTION, Encoder, load_encoder
 from wbc_diffusers.evaluation.features import Features, features_of
 from wbc_diffusers.evaluation.images import (
@@ -19,6 +20,7 @@ from wbc_diffusers.evaluation.images import (
     same_processing,
 )
 from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, read_manifest
+from wbc_diffusers.evaluation.rows import Row
 from wbc_diffusers.generation import process_state
 
 SCHEMA_VERSION = 1
@@ -75,6 +77,7 @@ class Evaluation:
         train: The training images, if they were given.
         processing: What was done to every image.
         comparisons: By encoder.
+        copying: What was found of copies; None without training images, or with too few real ones.
         leaks: Real images that the model was trained on; None where no model was given.
         notes: What a reader of the figures must know, in sentences.
     """
@@ -85,6 +88,7 @@ class Evaluation:
     train: ImageSet | None
     processing: Processing
     comparisons: list[Comparison]
+    copying: Copying | None
     leaks: Leaks | None
     notes: list[str]
 
@@ -96,7 +100,8 @@ class Evaluation:
     @property
     def rows(self) -> list[Row]:
         """All figures."""
-        return [row for comparison in self.comparisons for row in comparison.rows]
+        rows = [row for comparison in self.comparisons for row in comparison.rows]
+        return rows + ([] if self.copying is None else self.copying.rows)
 
 
 class LeakError(ValueError):
@@ -147,8 +152,13 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
         compare_by(encoder, ours, theirs, rest[0] if rest else None, plan.seed)
         for encoder, (ours, theirs, *rest) in zip(encoders, by_encoder, strict=True)
     ]
+    copying = None
+    if train is not None and len(real) >= LEAST_HELD_OUT:
+        first = by_encoder[0]
+        features_of_each = first[0], first[1], first[2]
+        copying = look_for_copies((real, generated, train), features_of_each, encoders[0], processing, plan.seed, say)
     notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks)]
-    found = Evaluation(plan, real, generated, train, processing, comparisons, leaks, notes)
+    found = Evaluation(plan, real, generated, train, processing, comparisons, copying, leaks, notes)
     say("writing the report")
     with whole_folder(out) as folder:
         _write_json(found, folder / JSON_NAME)
@@ -207,6 +217,11 @@ def _notes(
         notes.append(
             "The floor is one half of the real images against the other; with --train it would be training images, and "
             "copies of them would be looked for."
+        )
+    elif len(real) < LEAST_HELD_OUT:
+        notes.append(
+            f"Copies were not looked for: {len(real)} real images are too few to say how near to the training images "
+            f"one may come that is no copy; {LEAST_HELD_OUT} are needed."
         )
     repeated = [f"{each.repeated} of the {each.role} images" for each in (real, generated) if each.repeated]
     if repeated:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wbc_diffusers.evaluation.cache import Cache
 from wbc_diffusers.evaluation.encoders import Encoder
-from wbc_diffusers.evaluation.images import ImageSet, Processing, batches
+from wbc_diffusers.evaluation.images import ImageSet, Pixels, Processing, batches
 
 BATCH = 32
 
@@ -48,9 +48,7 @@ def features_of(
         report(first, len(mine))
         part = mine[first : first + BATCH]
         pixels = np.concatenate(list(batches([paths[each] for each in part], processing, BATCH)))
-        # Always whole batches: the last bits of a convolution depend on how many images go through it at once.
-        whole = np.concatenate([pixels, np.zeros((BATCH - len(part), *pixels.shape[1:]), np.uint8)])
-        rows = dict(zip(part, encoder(whole), strict=False))
+        rows = dict(zip(part, encode(encoder, pixels), strict=True))
         kept.put(rows)
         for file_hash, row in rows.items():
             table.fill(file_hash, row)
@@ -60,6 +58,17 @@ def features_of(
             for file_hash, row in others.items():
                 table.fill(file_hash, row)
     return table.whole()
+
+
+def encode(encoder: Encoder, pixels: Pixels) -> Features:
+    """Features (N, D) of images (N, H, W, 3): the same bits for an image whatever others there are."""
+    found = []
+    for first in range(0, len(pixels), BATCH):
+        part = pixels[first : first + BATCH]
+        # Always whole batches: the last bits of a convolution depend on how many images go through it at once.
+        whole = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.uint8)])
+        found.append(encoder(whole)[: len(part)])
+    return np.concatenate(found)
 
 
 class _Table:

@@ -10,9 +10,11 @@ from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import image_grid
-from wbc_diffusers.evaluation.by_encoder import Comparison, Row
+from wbc_diffusers.evaluation.by_encoder import Comparison
+from wbc_diffusers.evaluation.copies import CopyAudit
 from wbc_diffusers.evaluation.evaluate import Evaluation
 from wbc_diffusers.evaluation.images import ImageSet, batches
+from wbc_diffusers.evaluation.rows import Row
 from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, new_chart, write_page
 
 _GRID = (8, 3)
@@ -55,6 +57,7 @@ def write_report(found: Evaluation, path: Path) -> None:
         notes=found.notes,
         sets=[_shown_set(found, images) for images in (found.real, found.generated)],
         encoders=[_shown_comparison(found, each) for each in found.comparisons],
+        copies=_shown_copies(found),
     )
 
 
@@ -79,6 +82,35 @@ def _shown_comparison(found: Evaluation, comparison: Comparison) -> dict[str, An
         "convincing": _grid(found, found.generated, order[:few], few // 2),
         "unconvincing": _grid(found, found.generated, order[::-1][:few], few // 2),
     }
+
+
+def _shown_copies(found: Evaluation) -> dict[str, Any] | None:
+    if found.copying is None or found.train is None:
+        return None
+    by_pixels, by_features = found.copying.pixels, found.copying.features
+    return {
+        "searches": [
+            _shown_search(name, each)
+            for name, each in (("pixels", by_pixels), (f"features of {found.copying.encoder}", by_features))
+        ],
+        "kinds": [(kind, by_pixels.found[kind], by_features.found[kind]) for kind in by_pixels.found],
+        "pairs": [(name, _pairs(found, each)) for name, each in (("pixels", by_pixels), ("features", by_features))],
+        "authentic": found.copying.authentic,
+        "authentic_held_out": found.copying.authentic_held_out,
+        "held_out": len(found.real),
+    }
+
+
+def _shown_search(name: str, audit: CopyAudit) -> dict[str, Any]:
+    return {"name": name, "audit": audit, "count": round(audit.beyond.value * len(audit.generated.index))}
+
+
+def _pairs(found: Evaluation, audit: CopyAudit) -> Image.Image:
+    """The closest pairs, a generated image above the training image that it is nearest to."""
+    assert found.train is not None
+    above = [found.generated.paths[pair.generated] for pair in audit.closest]
+    below = [found.train.paths[pair.training] for pair in audit.closest]
+    return image_grid(next(batches([*above, *below], found.processing, len(above) * 2)), len(above))
 
 
 def _shown_row(row: Row) -> ShownRow:

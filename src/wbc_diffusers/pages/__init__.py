@@ -24,6 +24,11 @@ def image_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def percent(share: float) -> str:
+    """A share in percent, with a decimal below ten."""
+    return f"{100 * share:.1f} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
+
+
 def new_chart(width: float = 6.0, height: float = 2.8) -> "tuple[Figure, Any]":
     """An empty chart of a size in inches: figure and axes, in the pages' style."""
     from matplotlib import rc_context
@@ -57,5 +62,5 @@ def write_page(template: str, path: Path, **values: Any) -> None:
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.globals["image_uri"] = image_uri
+    environment.globals.update(image_uri=image_uri, percent=percent)
     path.write_text(environment.get_template(template).render(values), encoding="utf-8")

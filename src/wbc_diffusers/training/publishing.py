@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -25,12 +24,18 @@ BEST_NAME = "best"
 _SCORE_NAME = "score.json"
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Protocol):
     """What a judge says: figures for the log, and a score, of which the lowest is the best."""
 
-    figures: dict[str, float]
-    score: float
+    @property
+    def figures(self) -> dict[str, float]:
+        """Figures by their name in the log."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """The lower, the better."""
+        ...
 
 
 class Judge(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 from wbc_diffusers import __version__
 from wbc_diffusers.data.output import check_output, whole_folder
 from wbc_diffusers.evaluation.by_encoder import Comparison, compare_by
+from wbc_diffusers.evaluation.by_eye import ByEye, look_at_cells
 from wbc_diffusers.evaluation.copying import LEAST_HELD_OUT, Copying, look_for_copies
 from wbc_diffusers.evaluation.encoders import INCEPTION, Encoder, load_encoder
 from wbc_diffusers.evaluation.features import Features, features_of
@@ -77,6 +78,7 @@ class Evaluation:
         train: The training images, if they were given.
         processing: What was done to every image.
         comparisons: By encoder.
+        by_eye: What was measured of the cells.
         copying: What was found of copies; None without training images, or with too few real ones.
         leaks: Real images that the model was trained on; None where no model was given.
         notes: What a reader of the figures must know, in sentences.
@@ -88,6 +90,7 @@ class Evaluation:
     train: ImageSet | None
     processing: Processing
     comparisons: list[Comparison]
+    by_eye: ByEye
     copying: Copying | None
     leaks: Leaks | None
     notes: list[str]
@@ -101,7 +104,7 @@ class Evaluation:
     def rows(self) -> list[Row]:
         """All figures."""
         rows = [row for comparison in self.comparisons for row in comparison.rows]
-        return rows + ([] if self.copying is None else self.copying.rows)
+        return [*rows, *self.by_eye.rows, *([] if self.copying is None else self.copying.rows)]
 
 
 class LeakError(ValueError):
@@ -152,13 +155,15 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
         compare_by(encoder, ours, theirs, rest[0] if rest else None, plan.seed)
         for encoder, (ours, theirs, *rest) in zip(encoders, by_encoder, strict=True)
     ]
+    say("measuring cells")
+    by_eye = look_at_cells(real, generated, train, processing, plan.cache, plan.seed)
     copying = None
     if train is not None and len(real) >= LEAST_HELD_OUT:
         first = by_encoder[0]
         features_of_each = first[0], first[1], first[2]
         copying = look_for_copies((real, generated, train), features_of_each, encoders[0], processing, plan.seed, say)
     notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks)]
-    found = Evaluation(plan, real, generated, train, processing, comparisons, copying, leaks, notes)
+    found = Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
     say("writing the report")
     with whole_folder(out) as folder:
         _write_json(found, folder / JSON_NAME)

@@ -48,11 +48,12 @@ def _check(pixels: NDArray[np.uint8]) -> None:
         raise ValueError(f"the image is {pixels.shape[1]} x {pixels.shape[0]} px, but lobes need at least 32 a side")
 
 
-def _work_mask(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Segment the nucleus at the working size.
+def nucleus_at_work(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Segment the nucleus at the working size: bool (192, 192).
 
     Red is the channel: it passes through red cells, cytoplasm and background, but not through chromatin.
     """
+    _check(pixels)
     red = Image.fromarray(np.ascontiguousarray(pixels[..., 0])).resize((WORK, WORK), Image.Resampling.BICUBIC)
     smooth = ndimage.gaussian_filter(np.asarray(red, dtype=np.float32), 0.8)
     values = np.sort(smooth[_MIDDLE])
@@ -97,8 +98,7 @@ def segment_nucleus(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Raises:
         ValueError: If the array has another shape or type.
     """
-    _check(pixels)
-    mask = Image.fromarray(_work_mask(pixels).astype(np.float32))
+    mask = Image.fromarray(nucleus_at_work(pixels).astype(np.float32))
     height, width = pixels.shape[:2]
     return np.asarray(mask.resize((width, height), Image.Resampling.BOX)) > 0.5
 
@@ -115,8 +115,11 @@ def count_lobes(pixels: NDArray[np.uint8]) -> int:
     Raises:
         ValueError: If the array has another shape or type.
     """
-    _check(pixels)
-    mask = _work_mask(pixels)
+    return lobes_of(nucleus_at_work(pixels))
+
+
+def lobes_of(mask: NDArray[np.bool_]) -> int:
+    """Count the lobes of a nucleus that was segmented at the working size."""
     if not mask.any():
         return 0
     depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(mask), 0.7) * mask

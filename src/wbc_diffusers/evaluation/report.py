@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import image_grid
+from wbc_diffusers.evaluation.appearance import Difference
 from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
 from wbc_diffusers.evaluation.evaluate import Evaluation
@@ -54,9 +56,12 @@ def write_report(found: Evaluation, path: Path) -> None:
         "evaluation.html.j2",
         path,
         version=__version__,
+        figure=figure,
         notes=found.notes,
         sets=[_shown_set(found, images) for images in (found.real, found.generated)],
         encoders=[_shown_comparison(found, each) for each in found.comparisons],
+        groups=_shown_measures(found),
+        grades=found.by_eye.grades,
         copies=_shown_copies(found),
     )
 
@@ -82,6 +87,26 @@ def _shown_comparison(found: Evaluation, comparison: Comparison) -> dict[str, An
         "convincing": _grid(found, found.generated, order[:few], few // 2),
         "unconvincing": _grid(found, found.generated, order[::-1][:few], few // 2),
     }
+
+
+GROUPS = (
+    ("Contrast and sharpness", ("contrast", "detail_")),
+    ("Colours of the whole image", ("red_", "green_", "blue_")),
+    ("Background", ("background_",)),
+    ("Cytoplasm", ("cytoplasm_",)),
+    ("Nucleus", ("nucleus_red", "nucleus_green", "nucleus_blue")),
+    ("Cell", ("nucleus_area", "cell_area", "lobes", "granularity")),
+)
+"""What is measured of cells, in the order of the page, by how its names begin."""
+
+
+def _shown_measures(found: Evaluation) -> list[tuple[str, list[tuple[str, Difference, Difference]]]]:
+    """For each group its measures by name, as they are and after sharpening."""
+    pairs = list(zip(found.by_eye.differences, found.by_eye.sharpened, strict=True))
+    return [
+        (title, [(d.measure.replace("_", " "), d, s) for d, s in pairs if d.measure.startswith(beginnings)])
+        for title, beginnings in GROUPS
+    ]
 
 
 def _shown_copies(found: Evaluation) -> dict[str, Any] | None:
@@ -125,7 +150,7 @@ def _shown_row(row: Row) -> ShownRow:
 
 def figure(value: float | None) -> str:
     """A figure with three digits that count; "" for none."""
-    if value is None:
+    if value is None or not isfinite(value):
         return ""
     if abs(value) >= 100:
         return f"{value:.0f}"

@@ -1,6 +1,7 @@
 """One figure of an evaluation, as evaluation.json has it."""
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 
@@ -35,5 +36,5 @@ class Row:
     value_at_floor: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return asdict(self)
+        """The row as plain data; what could not be measured is None, since JSON has no NaN."""
+        return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(self).items()}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ def image_uri(image: Image.Image) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with a decimal below ten."""
+    """A share in percent, with a decimal below ten; "" for NaN."""
+    if isnan(share):
+        return ""
     return f"{100 * share:.1f} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
 
 

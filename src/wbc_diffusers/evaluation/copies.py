@@ -65,8 +65,13 @@ class CopyAudit:
 
     @property
     def copies_at_most(self) -> float:
-        """Upper bound of the share of copies such as were planted, those that were missed among them."""
-        return min(max(self.excess.high, 0.0) / max(self.found_of_all.low, 1e-9), 1.0)
+        """Upper bound of the share of copies such as were planted, those that were missed among them.
+
+        A share c of copies makes an excess of c times the share found less the false alarms; a search that may find no
+        more than these bounds nothing.
+        """
+        told_apart = self.found_of_all.low - self.false_alarms.high
+        return min(max(self.excess.high, 0.0) / told_apart, 1.0) if told_apart > 0 else 1.0
 
 
 def audit(

@@ -58,7 +58,7 @@ def evaluate(
     found = run(plan, out, say=lambda line: typer.echo(line, err=True))
     if found is None:
         return
-    for row in found.rows:
+    for row in found.main_rows:
         interval = "" if row.low is None else f"  ({figure(row.low)} to {figure(row.high)})"
         floor = "" if row.floor is None else f"  floor {figure(row.floor)}"
         typer.echo(f"{row.measure:32} {figure(row.value):>8}{interval}{floor}")

@@ -106,6 +106,11 @@ class Evaluation:
         rows = [row for comparison in self.comparisons for row in comparison.rows]
         return [*rows, *self.by_eye.rows, *([] if self.copying is None else self.copying.rows)]
 
+    @property
+    def main_rows(self) -> list[Row]:
+        """The figures without those of single measures of cells, of which there are many."""
+        return [row for row in self.rows if not row.measure.endswith("_difference")]
+
 
 class LeakError(ValueError):
     """Images that are to judge a model are among those that it was trained on."""

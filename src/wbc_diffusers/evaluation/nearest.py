@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import fft, ndimage
 
 SIDE = 32
-"""Pixels a side of the thumbnails that are compared; 40 found no more copies, in twice the time."""
+"""Pixels a side of the thumbnails that are compared; 40 found no more planted copies, in 1.6 times the time."""
 
 SIZES = range(25, 36)
 """Sides to which an image is brought before it is looked for in a training image: crops of 0.78 to 1.09 of that."""
@@ -26,7 +26,7 @@ BAND = (0.5, 2.0)
 """Detail between blurs of these deviations counts, in pixels of the thumbnail: finer is noise, coarser is all alike."""
 
 CANDIDATES = 8
-"""Training images compared in full with each image; of 22,429, the originals of 1,000 copies were among the first 4."""
+"""Training images compared in full with each image; of 22,429, the originals of 7 in 1,800 copies were left out."""
 
 PART = (0.88, 0.0, 0.0)
 """Width of the part of an image by which candidates are found, and how far down and right it lies, of the width."""

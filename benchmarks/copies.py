@@ -10,9 +10,10 @@ Two thirds of the held-out images set the threshold, at which one in a hundred n
 """
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -141,23 +142,34 @@ def report(found: CopyAudit, count: int, places: NDArray[np.int64]) -> None:
 
 
 def measure_time(queries: int, training: int) -> None:
-    """Time of searching noise; the candidates' and the comparison's time don't depend on what is seen."""
+    """Print time and memory of both searches, each in a process of its own: freed memory would serve the next."""
+    for name in ("pixels", "features"):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            print(f"{queries} x {training}, {name}: {pool.submit(cost, name, queries, training).result()}", flush=True)
+
+
+def cost(name: str, queries: int, training: int) -> str:
+    """Seconds of searching noise, and the memory beyond the images'; Linux only."""
     rng = np.random.default_rng(0)
-    ours, theirs = (rng.integers(0, 256, (n, SIDE, SIDE), dtype=np.uint8) for n in (queries, training))
-    before, start = peak(), time.perf_counter()
-    nearest_by_pixels(ours, theirs)
-    print(
-        f"{queries} x {training}: pixels {time.perf_counter() - start:.1f} s and {peak() - before:.0f} MB", flush=True
-    )
-    few, many = (rng.standard_normal((n, 1280), dtype=np.float32) for n in (queries, training))
-    before, start = peak(), time.perf_counter()
-    nearest_by_features(few, many)
-    print(f"1280 features {time.perf_counter() - start:.1f} s and {peak() - before:.0f} MB more than themselves")
+    search: Callable[[NDArray, NDArray], Nearest] = nearest_by_pixels if name == "pixels" else nearest_by_features
+
+    def images(count: int) -> NDArray:
+        if name == "pixels":
+            return rng.integers(0, 256, (count, SIDE, SIDE), dtype=np.uint8)
+        return rng.standard_normal((count, 1280), dtype=np.float32)
+
+    ours, theirs = images(queries), images(training)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak falls to what is held now
+    before, clock, processors = peak(), time.perf_counter(), time.process_time()
+    search(ours, theirs)
+    clock, processors = time.perf_counter() - clock, time.process_time() - processors
+    return f"{clock:.1f} s, {processors:.1f} s of processors, {peak() - before:.0f} MB"
 
 
 def peak() -> float:
-    """Most memory that the process has held, in MB; Linux counts it in kB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    """Most memory that the process has held since the peak was set back, in MB."""
+    (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
+    return int(line.split()[1]) / 1000
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ DEFECTS = {
     "noise, deviation 4 levels": [Defect(noisy, "detail_4"), Defect(noisy, "background_green_spread")],
     "JPEG, quality 50": [
         Defect(lambda pixels, rng: jpeg(pixels, 50), "detail_4"),
-        Defect(lambda pixels, rng: jpeg(pixels, 50), "background_red_spread"),
+        Defect(lambda pixels, rng: jpeg(pixels, 50), "nucleus_blue_spread"),
     ],
     "contrast sharpening 20": [Defect(lambda pixels, rng: sharpened(pixels), "contrast")],
 }

@@ -48,6 +48,13 @@ def test_frechet_distance_is_torch_fidelitys_and_the_formulas() -> None:
     assert frechet(x, y) == pytest.approx(formula, rel=1e-7)
 
 
+def test_frechet_distance_of_few_images_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = draw(20, 50, width=60), draw(30, 51, width=60, shift=0.2)  # fewer than 60
+    statistics = [fid_features_to_statistics(torch.from_numpy(each.astype(np.float64))) for each in (x, y)]
+    expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet(x, y) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(("count", "other"), [(200, 350), (350, 200), (8, 350), (8, 6)])
 def test_the_fast_way_gives_the_same_distance(count: int, other: int) -> None:
     x, y = draw(count, 3), draw(other, 4, shift=0.1)

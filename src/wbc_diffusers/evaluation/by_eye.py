@@ -24,6 +24,9 @@ VERSION = 1
 ABNORMALITIES = {"hypersegmentation": ("lobes", HYPERSEGMENTED), "hypergranulation": ("granularity", HYPERGRANULATED)}
 """Abnormalities that can be told by a measure, and from which values on."""
 
+WORTH_PROCESSES = 200
+"""Images for which it pays to start other processes."""
+
 CONTRAST = 20.0
 """The thesis's sharpening."""
 
@@ -102,7 +105,7 @@ def measure_set(
     paths = dict(zip(images.hashes, images.paths, strict=True))
     missing = sorted(set(paths) - set(rows))
     jobs = [(paths[each], processing, contrast) for each in missing]
-    found = parallel_map(_measure, jobs, workers, Source("folders"))
+    found = parallel_map(_measure, jobs, workers if len(jobs) >= WORTH_PROCESSES else 1, Source("folders"))
     new = dict(zip(missing, found, strict=True))
     kept.put(new)
     rows |= new

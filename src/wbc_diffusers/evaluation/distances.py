@@ -83,7 +83,7 @@ def values(real: Features, other: Features, seed: int = 0) -> dict[str, float]:
 # -- Fréchet distance ------------------------------------------------------------------------------------------------
 
 
-def moments(features: Features) -> Moments:
+def moments(features: NDArray[np.floating]) -> Moments:
     """Mean (D,) and covariance (D, D) of features (N, D), in float64 but for a block at a time."""
     mean: NDArray[np.float64] = np.asarray(features.mean(axis=0, dtype=np.float64))
     scatter = np.zeros((len(mean), len(mean)))
@@ -93,8 +93,12 @@ def moments(features: Features) -> Moments:
     return mean, scatter / (len(features) - 1)
 
 
-def frechet(first: Features, second: Features) -> float:
+def frechet(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     """Fréchet distance of two sets of features (Heusel et al. 2017), by torch-fidelity."""
+    if len(first) + len(second) < first.shape[1]:
+        # Of fewer images than features it is the same in the coordinates of their span, which are fewer.
+        span, _ = np.linalg.qr(np.concatenate([first, second]).T.astype(np.float64))
+        first, second = first @ span, second @ span
     statistics = ({"mu": mean, "sigma": covariance} for mean, covariance in map(moments, (first, second)))
     return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
@@ -238,7 +242,7 @@ def _apart(first: Features, second: Features) -> torch.Tensor:
 # -- small things ----------------------------------------------------------------------------------------------------
 
 
-def _blocks(features: Features) -> Iterator[Features]:
+def _blocks(features: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
     for start in range(0, len(features), BLOCK):
         yield features[start : start + BLOCK]
 

@@ -1,0 +1,144 @@
+"""The whole evaluation: what it writes, what it refuses, and that defects are seen by the figure meant for them."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wbc_diffusers.cli import main
+from wbc_diffusers.data.manifest import build_manifest
+from wbc_diffusers.data.phantom import render_cell
+from wbc_diffusers.evaluation.evaluate import LeakError, Plan, evaluate
+from wbc_diffusers.evaluation.images import ImageSetError
+
+Write = Callable[..., Path]
+LITE = ("efficientnet-lite0",)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[np.ndarray]:
+    """Phantom cells of 48 px, each of another slide."""
+    return [render_cell(48, 41 * i, "none", 0).pixels for i in range(96)]
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    whole = json.loads((out / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert whole["schema_version"] == 1
+    assert {"measure", "encoder", "value", "low", "high", "floor", "n_real", "n_generated"} <= set(whole["rows"][0])
+    assert len({row["measure"] for row in whole["rows"]}) == len(whole["rows"])
+    return {row["measure"]: row for row in whole["rows"]}
+
+
+def test_an_evaluation_says_how_far_sets_are_and_beside_what(
+    drawn: list[np.ndarray], folder: Write, tmp_path: Path
+) -> None:
+    real, made = folder("real", drawn[:40]), folder("made", drawn[40:70], "trainedAlgorithmicMedia")
+    found = evaluate(Plan(real, made, encoders=LITE, cache=tmp_path / "cache"), tmp_path / "out")
+    assert found is not None
+    rows = rows_of(tmp_path / "out")
+    distance = rows["fd_efficientnet_lite0"]
+    assert (distance["n_real"], distance["n_generated"]) == (40, 30)
+    assert (distance["floor_n_real"], distance["floor_n_other"]) == (20, 20)
+    assert distance["low"] < distance["value"] < distance["high"]
+    assert distance["value_at_floor"] == pytest.approx(distance["floor"], rel=0.5)  # of one distribution
+    assert rows["probe_auc_efficientnet_lite0"]["low"] < 0.6
+    assert rows["contrast_difference"]["low"] < 0 < rows["contrast_difference"]["high"]
+    assert not any(name in rows for name in ("fid", "kid", "copies"))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "<svg" in page
+    assert any("kernel distance" in note for note in found.notes)
+    assert any("one half of the real images" in note for note in found.notes)
+
+    evaluate(Plan(real, made, encoders=LITE, cache=tmp_path / "cache"), tmp_path / "again")
+    # To the last digit.
+    assert (tmp_path / "again" / "evaluation.json").read_text() == (tmp_path / "out" / "evaluation.json").read_text()
+    assert (tmp_path / "again" / "index.html").read_text() == page
+
+
+def test_what_is_refused_leaves_nothing_behind(drawn: list[np.ndarray], folder: Write, tmp_path: Path) -> None:
+    real, made = folder("real", drawn[:24]), folder("made", drawn[24:48])
+    train = folder("train", [drawn[3], *drawn[48:72]])
+    refused: list[tuple[Plan, type[Exception], str]] = [
+        (Plan(real, real, encoders=LITE), ImageSetError, "are the same"),
+        (Plan(tmp_path / "no", made, encoders=LITE), FileNotFoundError, "no folder"),
+        (Plan(real, made, encoders=("resnet",)), ValueError, "no encoder 'resnet'"),
+        (Plan(real, made, train, encoders=LITE), LeakError, "share 1 images.*--allow-leaks"),
+        (Plan(real, made, encoders=LITE, model=made), FileNotFoundError, r"has no training_manifest\.json"),
+        (Plan(real, made, encoders=LITE, size=96), ImageSetError, "smaller than the size of 96"),
+    ]
+    for plan, error, words in refused:
+        with pytest.raises(error, match=words):
+            evaluate(plan, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(FileExistsError):
+        evaluate(Plan(real, made, encoders=LITE), tmp_path / "out")
+
+
+def test_images_that_the_model_knows_stop_the_run_unless_allowed(
+    drawn: list[np.ndarray], folder: Write, tmp_path: Path
+) -> None:
+    real, made, model = folder("real", drawn[:24]), folder("made", drawn[24:48]), tmp_path / "model"
+    model.mkdir()
+    base = build_manifest({}, [hashlib.sha256(drawn[5].tobytes()).hexdigest()])
+    manifest = build_manifest({}, ["another"], parent=base)
+    (model / "training_manifest.json").write_text(json.dumps(manifest))
+    plan = Plan(real, made, encoders=LITE, model=model)
+    with pytest.raises(LeakError, match=r"was trained on 1 of the 24 real images .* such as 0005\.png"):
+        evaluate(plan, tmp_path / "out")
+    found = evaluate(Plan(real, made, encoders=LITE, model=model, allow_leaks=True), tmp_path / "out")
+    assert found is not None
+    assert any("1 are among the 2" in note for note in found.notes)
+
+
+def test_the_command_tells_in_a_line(drawn: list[np.ndarray], folder: Write, capsys: pytest.CaptureFixture) -> None:
+    real = folder("real", drawn[:24])
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", "--real", str(real), "--generated", str(real), "--out", "x", "--encoder", LITE[0]])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("wbc: The real images in")
+    assert "are the same" in told
+
+
+@pytest.fixture(scope="module")
+def many() -> list[np.ndarray]:
+    return [render_cell(48, 41 * i, "none", 0).pixels for i in range(300)]
+
+
+@pytest.mark.slow
+def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: Write, tmp_path: Path) -> None:
+    train, real = folder("train", many[:100]), folder("real", many[100:200])
+    copied = [np.ascontiguousarray(np.rot90(pixels)) for pixels in many[:12]]
+    made = folder("made", [*many[200:290], *copied], "trainedAlgorithmicMedia")
+    assert evaluate(Plan(real, made, train, encoders=LITE), tmp_path / "out") is not None
+    rows = rows_of(tmp_path / "out")
+    assert rows["copies"]["value"] == pytest.approx(12 / 102, abs=0.03)
+    assert rows["copies_excess"]["low"] > 0
+    assert rows["copies_found"]["value"] > 0.95
+    assert rows["fd_efficientnet_lite0"]["floor_n_other"] == 100
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(drawn: list[np.ndarray], folder: Write, tmp_path: Path) -> None:
+    real, made = folder("real", drawn[:24]), folder("made", drawn[24:48])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = ["wbc_diffusers", "evaluate", "--real", real, "--generated", made, "--encoder", LITE[0], "--no-cache"]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", *command]
+    subprocess.run([*two, "--out", tmp_path / "two"], check=True, env=environment, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", *command, "--out", tmp_path / "one"], check=True, env=environment, timeout=300
+    )
+    one, both = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert one.keys() == both.keys()
+    for name, row in one.items():
+        assert both[name]["value"] == pytest.approx(row["value"], rel=1e-3, abs=1e-6), name

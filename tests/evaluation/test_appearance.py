@@ -44,7 +44,7 @@ def test_other_real_cells_differ_no_more_than_chance(real: np.ndarray, other: np
 
 def _jpeg(pixels: np.ndarray, i: int) -> np.ndarray:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=20)
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=50)
     return np.asarray(Image.open(buffer))
 
 
@@ -52,8 +52,8 @@ DEFECTS = {
     "noise": (lambda p, i: np.clip(p + np.random.default_rng(i).normal(0, 4, p.shape), 0, 255).astype(np.uint8),
               "detail_4", +1),
     "blur": (lambda p, i: np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(0.7))), "detail_4", -1),
-    "contrast": (lambda p, i: np.rint(200 + 0.85 * (p - 200.0)).astype(np.uint8), "contrast", -1),
-    "JPEG": (_jpeg, "detail_4", -1),
+    "contrast": (lambda p, i: np.rint(200 + 0.9 * (p - 200.0)).astype(np.uint8), "contrast", -1),
+    "JPEG": (_jpeg, "nucleus_blue_spread", +1),
     "nucleus": (lambda p, i: np.clip(p + 12 * (p.mean(-1, keepdims=True) < 120), 0, 255).astype(np.uint8),
                 "nucleus_green_mean", +1),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from phantom import KINDS, table
 from PIL import Image, ImageFilter
 from scipy import stats
 from sklearn.metrics import roc_auc_score
@@ -31,15 +32,6 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 FIRST_SEED = 7_600_000
-KINDS = {
-    "normal": ("none", 0),
-    "hypersegmentation 1": ("hypersegmentation", 1),
-    "hypersegmentation 2": ("hypersegmentation", 2),
-    "hypergranulation 1": ("hypergranulation", 1),
-    "hypergranulation 2": ("hypergranulation", 2),
-    "Döhle bodies 1": ("dohle_bodies", 1),
-    "Döhle bodies 2": ("dohle_bodies", 2),
-}
 GRADES = [f"{abnormality} {grade}" for abnormality in ABNORMALITIES for grade in (0, 1, 2)]
 
 
@@ -95,11 +87,6 @@ DEFECTS = {
     ],
     "contrast sharpening 20": [Defect(lambda pixels, rng: sharpened(pixels), "contrast")],
 }
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def value(measures: NDArray[np.float32], name: str) -> float:

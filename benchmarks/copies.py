@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from judge import read_folder
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,11 +33,6 @@ Change = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
 Describe = Callable[[Pixels], NDArray]
 
 BATCH = 32
-
-
-def read_folder(folder: Path) -> Pixels:
-    """All PNGs of a folder, by name, as (N, H, W, 3)."""
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))])
 
 
 def rotated(pixels: Pixels, degrees: float, rng: np.random.Generator) -> Pixels:

@@ -170,12 +170,12 @@ def test_a_cache_gives_back_the_same_bits_and_knows_what_belongs_to_what(
 
     cache = tmp_path / "cache.sqlite"
     few = read_set(folder("few", [cells[i] for i in range(21)][::-1]), "real")
-    features_of(few, Counting(), Processing(48), cache=cache)  # type: ignore[arg-type]
+    features_of(few, Counting(), Processing(48), cache=cache)
     assert counted == [8, 8, 8]
-    again = features_of(images, Counting(), Processing(48), cache=cache)  # type: ignore[arg-type]
+    again = features_of(images, Counting(), Processing(48), cache=cache)
     assert counted == [8, 8, 8]  # all from the cache
     np.testing.assert_array_equal(again, plain)
-    features_of(images, Counting(), Processing(36, 0.75), cache=cache)  # type: ignore[arg-type]
+    features_of(images, Counting(), Processing(36, 0.75), cache=cache)
     assert len(counted) == 6  # other pixels are another key
 
 

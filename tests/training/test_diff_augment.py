@@ -65,7 +65,7 @@ def test_all_parts_follow_one_another_and_none_changes_nothing(images: torch.Ten
 
 def test_gradients_pass_through(images: torch.Tensor, uniform: torch.Tensor) -> None:
     small = images[:, :, :6, :6].clone().requires_grad_()
-    torch.autograd.gradcheck(lambda x: augment(x, POLICIES, uniform), (small,))
+    assert torch.autograd.gradcheck(lambda x: augment(x, POLICIES, uniform), (small,))
 
 
 def test_an_image_depends_on_its_own_numbers_only(images: torch.Tensor, uniform: torch.Tensor) -> None:

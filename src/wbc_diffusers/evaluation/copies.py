@@ -113,7 +113,7 @@ def audit(
             f"{len(same)} of {len(held_out)} held-out images are training images, number {same[0]} is number {where}: "
             "held-out images must be such that no model was trained on"
         )
-    threshold = float(np.sort(nearest_held_out.distance)[rank - 1])
+    threshold = threshold_of(nearest_held_out.distance, false_alarms)
     alarms = _share_below(rank, len(held_out))
     sizes = [len(copies) for copies in planted.values()]
     nearest_planted = search(np.concatenate(list(planted.values())), training)
@@ -133,6 +133,15 @@ def audit(
         generated=nearest,
         held_out=nearest_held_out,
     )
+
+
+def threshold_of(held_out: NDArray[np.float64], false_alarms: float = FALSE_ALARMS) -> float:
+    """The distance below which an image is taken for a copy, from those (N,) of held-out real images.
+
+    Raises:
+        ValueError: If there are too few of them, or that share is none.
+    """
+    return float(np.sort(held_out)[_rank(len(held_out), false_alarms) - 1])
 
 
 def closest_pairs(generated: Nearest, count: int = CLOSEST) -> list[ClosePair]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wbc_diffusers.data.dataset import square_pixels
 from wbc_diffusers.data.loading import load_cells
-from wbc_diffusers.evaluation.copies import FALSE_ALARMS
+from wbc_diffusers.evaluation.copies import threshold_of
 from wbc_diffusers.evaluation.copying import LEAST_HELD_OUT
 from wbc_diffusers.evaluation.distances import kernel, kernel_without_groups
 from wbc_diffusers.evaluation.encoders import Encoder
@@ -56,7 +56,7 @@ class TrainingJudge:
         self.near: float | None = None
         if len(held_out) >= LEAST_HELD_OUT:
             distances = nearest_by_pixels(np.stack([thumbnail(p) for p in held_out]), self.training).distance
-            self.near = float(np.quantile(distances, FALSE_ALARMS, method="lower"))
+            self.near = threshold_of(distances)
 
     def __call__(self, images: Sequence[Image.Image]) -> Judgement:
         """Judge generated images.

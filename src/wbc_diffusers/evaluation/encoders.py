@@ -6,6 +6,7 @@ Only distances of Inception's features are called FID and KID; those of any othe
 import contextlib
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class EncoderError(RuntimeError):
     """An encoder that cannot be had; the message says how it can."""
 
 
-class _PooledFeatures(FeatureExtractorBase):
+class _PooledFeatures(FeatureExtractorBase, ABC):
     """A network with one kind of feature, whose images are brought to 224 px by an antialiased resize."""
 
     network: Any
@@ -48,8 +49,9 @@ class _PooledFeatures(FeatureExtractorBase):
         sized = nn.functional.interpolate(x.float(), size=_SIDE, mode="bicubic", antialias=True, align_corners=False)
         return (self._features(sized),)
 
+    @abstractmethod
     def _features(self, sized: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Features (N, D) of images (N, 3, 224, 224) in levels, 0 to 255."""
 
     @staticmethod
     def get_provided_features_list() -> tuple[str]:

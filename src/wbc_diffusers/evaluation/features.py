@@ -1,6 +1,6 @@
 """Features of the images of a set: by an encoder, in every process that was launched, each image once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from wbc_diffusers.evaluation.images import ImageSet, Pixels, Processing, batche
 BATCH = 32
 
 Features = NDArray[np.float32]
-Report = Callable[[int, int], None]
 
 
 def features_of(
@@ -25,7 +24,6 @@ def features_of(
     *,
     cache: Path | None = None,
     state: PartialState | None = None,
-    report: Report = lambda done, total: None,
 ) -> Features:
     """Features (N, D) of the images of a set, in their order; every process gets all of them.
 
@@ -35,7 +33,6 @@ def features_of(
         processing: What is done to each image before.
         cache: A file in which features are kept by the hash of their image file.
         state: The processes among which the images are dealt out; None for this one alone.
-        report: Called with the images done and wanted, of this process.
     """
     kept = Cache(cache, f"{encoder.name} {encoder.fingerprint} {processing.key} batches of {BATCH}")
     table = _Table(images.hashes)
@@ -45,14 +42,12 @@ def features_of(
     number, count = (0, 1) if state is None else (state.process_index, state.num_processes)
     mine = table.missing()[number::count]
     for first in range(0, len(mine), BATCH):
-        report(first, len(mine))
         part = mine[first : first + BATCH]
         pixels = np.concatenate(list(batches([paths[each] for each in part], processing, BATCH)))
         rows = dict(zip(part, encode(encoder, pixels), strict=True))
         kept.put(rows)
         for file_hash, row in rows.items():
             table.fill(file_hash, row)
-    report(len(mine), len(mine))
     if count > 1:
         for others in gather_object([{each: table.row(each) for each in mine}]):
             for file_hash, row in others.items():

@@ -53,7 +53,7 @@ DEFECTS = {
               "detail_4", +1),
     "blur": (lambda p, i: np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(0.7))), "detail_4", -1),
     "contrast": (lambda p, i: np.rint(200 + 0.9 * (p - 200.0)).astype(np.uint8), "contrast", -1),
-    "JPEG": (_jpeg, "nucleus_blue_spread", +1),
+    "JPEG": (_jpeg, "blocks", +1),
     "nucleus": (lambda p, i: np.clip(p + 12 * (p.mean(-1, keepdims=True) < 120), 0, 255).astype(np.uint8),
                 "nucleus_green_mean", +1),
 }  # fmt: skip

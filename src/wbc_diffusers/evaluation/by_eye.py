@@ -13,15 +13,26 @@ from wbc_diffusers.data.parallel import parallel_map
 from wbc_diffusers.data.sources import Source
 from wbc_diffusers.evaluation.appearance import Difference, Table, compare_cells, sharpened
 from wbc_diffusers.evaluation.cache import Cache
-from wbc_diffusers.evaluation.cells import HYPERGRANULATED, HYPERSEGMENTED, MEASURES, measure_cell, shares_of_grades
+from wbc_diffusers.evaluation.cells import (
+    HYPERGRANULATED,
+    HYPERSEGMENTED,
+    MEASURES,
+    WITH_BODIES,
+    measure_cell,
+    shares_of_grades,
+)
 from wbc_diffusers.evaluation.images import ImageSet, Processing, load
 from wbc_diffusers.evaluation.intervals import Estimate, share
 from wbc_diffusers.evaluation.rows import Row
 
-VERSION = 1
+VERSION = 2
 """Of the measurements: another number is another key of the cache."""
 
-ABNORMALITIES = {"hypersegmentation": ("lobes", HYPERSEGMENTED), "hypergranulation": ("granularity", HYPERGRANULATED)}
+ABNORMALITIES = {
+    "hypersegmentation": ("lobes", HYPERSEGMENTED),
+    "dohle_bodies": ("bluish_area", WITH_BODIES),
+    "hypergranulation": ("granularity", HYPERGRANULATED),
+}
 """Abnormalities that can be told by a measure, and from which values on."""
 
 WORTH_PROCESSES = 200

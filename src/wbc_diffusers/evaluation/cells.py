@@ -20,7 +20,7 @@ GRANULE_WIDTH = 64
 
 FAINTEST = 0.05
 """Optical density in green above which a pixel is no empty slide."""
-FAINT = 0.3
+FAINT = 0.4
 """The same as a share of the cytoplasm's."""
 
 RED_CELL = 0.35
@@ -28,23 +28,33 @@ RED_CELL = 0.35
 APART = 0.04
 """Red cells are told from cytoplasm where they differ by so much in that."""
 
+LEAST_CYTOPLASM = 50
+"""Pixels of cytoplasm below which its stain is not measured."""
+
 GRAIN = (0.6, 2.0)
 """Deviations, in pixels, of the blurs between which granules are seen."""
+
+BLUISH = (0.8, 0.1, 0.03)
+"""Cytoplasm is grey-blue where red's density exceeds this share of green's by so much more than in the cell's middling
+cytoplasm, and by so much at all: granules, which absorb green, and pale spots are not."""
 
 CHANNELS = ("red", "green", "blue")
 REGIONS = ("background", "cytoplasm", "nucleus")
 BANDS = 4
+JPEG_BLOCK = 8
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 MEASURES = (
     "contrast",
     *(f"detail_{band}" for band in range(1, BANDS + 1)),
+    "blocks",
     *(f"{channel}_{figure}" for channel in CHANNELS for figure in ("mean", "spread")),
     *(f"{region}_{c}_{figure}" for region in REGIONS for c in CHANNELS for figure in ("mean", "spread")),
     "nucleus_area",
     "cell_area",
     "lobes",
     "granularity",
+    "bluish_area",
 )
 """Names of what `measure_cell` gives, in its order."""
 
@@ -52,6 +62,8 @@ HYPERSEGMENTED = (5, 6)
 """Lobes from which a nucleus is hypersegmented slightly and severely, as the phantom defines it."""
 HYPERGRANULATED = (0.067, 0.125)
 """Granularity from which a cell is hypergranulated slightly and severely; chosen on phantom cells."""
+WITH_BODIES = (0.0004, 0.0087)
+"""Bluish area from which a cell has slight and severe Döhle bodies; chosen on phantom cells."""
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -99,7 +111,7 @@ def _regions(pixels: Pixels, nucleus_at_work: Mask) -> Regions:
     parts, _ = ndimage.label(cell)
     cell = np.isin(parts, np.unique(parts[nucleus]))
     cell = ndimage.binary_fill_holes(_padded(ndimage.binary_closing, cell, 4))
-    empty = ~ndimage.binary_dilation(stained | red_cells | cell, disk(2))
+    empty = ~ndimage.binary_dilation(stained | red_cells | cell, disk(3))
     return Regions(nucleus, cell & ~nucleus, empty)
 
 
@@ -136,9 +148,11 @@ def measure_cell(pixels: Pixels) -> NDArray[np.float32]:
 
     Returns:
         float32, in the order of `MEASURES`: contrast is the standard deviation of the grey levels; detail_1 to detail_4
-        the energy in four bands of the spectrum up to what the size can show, coarse to fine, in levels; means and
+        the energy in four bands of the spectrum up to what the size can show, coarse to fine, in levels; blocks the
+        steps of grey at the edges of JPEG's blocks over those elsewhere, 1 without a trace of them; means and
         spreads are in levels of 255; areas are shares of the image; granularity is the standard deviation of the
-        cytoplasm's optical density in green at the scale of granules. NaN is what the image does not have.
+        cytoplasm's optical density in green at the scale of granules; the bluish area is that of grey-blue patches of
+        the cytoplasm, such as Döhle bodies. NaN is what the image does not have.
 
     Raises:
         ValueError: If the array has another shape or type.
@@ -149,13 +163,14 @@ def measure_cell(pixels: Pixels) -> NDArray[np.float32]:
     flat = pixels.reshape(-1, 3).astype(np.float64)
     small = _resized(pixels, WIDTH).astype(np.float64)
     has_cell = bool(regions.nucleus.any())
-    found = [float(grey.std()), *detail(grey), *_colours(flat)]
+    found = [float(grey.std()), *detail(grey), blocks(grey), *_colours(flat)]
     for region in REGIONS:
         found += _colours(small[getattr(regions, region)])
     if not has_cell:
-        return np.array([*found, *[np.nan] * 4], np.float32)
+        return np.array([*found, *[np.nan] * 5], np.float32)
     area, of_cell = regions.nucleus.mean(), (regions.nucleus | regions.cytoplasm).mean()
-    return np.array([*found, area, of_cell, lobes.lobes_of(mask), granularity(pixels, regions)], np.float32)
+    stains = granularity(pixels, regions), bluish_area(pixels, regions)
+    return np.array([*found, area, of_cell, lobes.lobes_of(mask), *stains], np.float32)
 
 
 def detail(grey: NDArray[np.floating]) -> list[float]:
@@ -168,6 +183,16 @@ def detail(grey: NDArray[np.floating]) -> list[float]:
     return [float(each) for each in np.sqrt(energy)]
 
 
+def blocks(grey: NDArray[np.floating]) -> float:
+    """Mean step at the edges of JPEG's blocks of a grey image (H, W), over that elsewhere; NaN if there is no step."""
+    ratios = []
+    for image in (grey, grey.T):
+        steps = np.abs(np.diff(image, axis=1)).mean(axis=0)
+        at_edge = np.arange(len(steps)) % JPEG_BLOCK == JPEG_BLOCK - 1
+        ratios.append(steps[at_edge].mean() / steps[~at_edge].mean() if steps[~at_edge].any() else np.nan)
+    return float(np.mean(ratios))
+
+
 def _colours(values: NDArray[np.float64]) -> list[float]:
     """Mean and spread of red, green and blue of pixels (N, 3)."""
     if len(values) < 2:
@@ -177,9 +202,8 @@ def _colours(values: NDArray[np.float64]) -> list[float]:
 
 def granularity(pixels: Pixels, regions: Regions) -> float:
     """Standard deviation of the cytoplasm's density in green at the scale of granules; NaN if too little is seen."""
-    inner = ndimage.binary_erosion(regions.nucleus | regions.cytoplasm, disk(3))
-    inner &= ndimage.distance_transform_edt(~regions.nucleus) > 3
-    if inner.sum() < 50:
+    inner = _inner_cytoplasm(regions, 3)
+    if inner.sum() < LEAST_CYTOPLASM:
         return np.nan
     if len(pixels) > GRANULE_WIDTH:  # so that larger images show no more of a granule than small ones
         image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -191,8 +215,28 @@ def granularity(pixels: Pixels, regions: Regions) -> float:
     return float((fine - coarse)[inner].std())
 
 
+def bluish_area(pixels: Pixels, regions: Regions) -> float:
+    """Share of the image that grey-blue patches of the cytoplasm take; NaN if too little is seen."""
+    share, beyond, least = BLUISH
+    inner = _inner_cytoplasm(regions, 2)
+    if inner.sum() < LEAST_CYTOPLASM:
+        return np.nan
+    density = _density(_resized(pixels, WIDTH), pixels)
+    blue = density[..., 0] - share * density[..., 1]
+    weight = ndimage.gaussian_filter(inner.astype(np.float32), 1)
+    blue = ndimage.gaussian_filter(np.where(inner, blue, 0), 1) / np.maximum(weight, 1e-3)
+    patches = inner & (blue > max(least, float(np.median(blue[inner])) + beyond))
+    return float(ndimage.binary_opening(patches).mean())
+
+
+def _inner_cytoplasm(regions: Regions, away: int) -> Mask:
+    """Cytoplasm that is not at the cell's edge, and farther than `away` pixels from the nucleus."""
+    cell = ndimage.binary_erosion(regions.nucleus | regions.cytoplasm, disk(3))
+    return cell & (ndimage.distance_transform_edt(~regions.nucleus) > away)
+
+
 def shares_of_grades(values: NDArray[np.floating], thresholds: tuple[float, float]) -> tuple[float, float, float]:
-    """Shares of grade 0, 1 and 2 by lobes (`HYPERSEGMENTED`) or granularity (`HYPERGRANULATED`); NaN is left out."""
+    """Shares of grade 0, 1 and 2 by lobes (`HYPERSEGMENTED`), granularity or bluish area; NaN is left out."""
     known = values[~np.isnan(values)]
     if not len(known):
         return np.nan, np.nan, np.nan

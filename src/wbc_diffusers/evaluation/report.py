@@ -90,12 +90,12 @@ def _shown_comparison(found: Evaluation, comparison: Comparison) -> dict[str, An
 
 
 GROUPS = (
-    ("Contrast and sharpness", ("contrast", "detail_")),
+    ("Contrast, sharpness and traces of JPEG", ("contrast", "detail_", "blocks")),
     ("Colours of the whole image", ("red_", "green_", "blue_")),
     ("Background", ("background_",)),
     ("Cytoplasm", ("cytoplasm_",)),
     ("Nucleus", ("nucleus_red", "nucleus_green", "nucleus_blue")),
-    ("Cell", ("nucleus_area", "cell_area", "lobes", "granularity")),
+    ("Cell", ("nucleus_area", "cell_area", "lobes", "granularity", "bluish_area")),
 )
 """What is measured of cells, in the order of the page, by how its names begin."""
 

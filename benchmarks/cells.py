@@ -1,30 +1,22 @@
-"""How near the measurements of a cell come to the phantom's truth, and which defects they see, as Markdown tables.
+"""How near the measurements of a cell come to the phantom's truth, as Markdown tables.
 
-    uv run python benchmarks/cells.py --pbc PBC_FOLDER
+    uv run python benchmarks/cells.py
 
-The seeds are far from those that constants were chosen on, and each cell lies on another slide. `--pbc` is the folder
-of PBC granulocytes: of its training neutrophils, some are the real set, and as many others pose as generated ones, all
-with the same defect.
+The seeds are far from those that constants were chosen on, and each cell lies on another slide.
 """
 
 import argparse
-import csv
-import io
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from phantom import KINDS, table
-from PIL import Image, ImageFilter
+from PIL import Image
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from wbc_diffusers.data.images import centre_square
 from wbc_diffusers.data.phantom import CELLS_PER_SLIDE, PHANTOM_VERSION, PhantomCell, render_cell
-from wbc_diffusers.evaluation.appearance import compare_cells, sharpened
 from wbc_diffusers.evaluation.by_eye import ABNORMALITIES
 from wbc_diffusers.evaluation.cells import MEASURES, Regions, measure_cell, segment_cell, shares_of_grades
 
@@ -42,51 +34,6 @@ class Measured:
     truth: PhantomCell
     regions: Regions
     measures: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Defect:
-    """A change of an image, and the measure that is meant to see it."""
-
-    change: Callable[[Pixels, np.random.Generator], Pixels]
-    measure: str
-
-
-def jpeg(pixels: Pixels, quality: int) -> Pixels:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
-
-
-def noisy(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    return np.rint(np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255)).astype(np.uint8)
-
-
-def blurred(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.7)))
-
-
-def flatter(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    mean = pixels.mean(axis=(0, 1))
-    return np.rint(mean + 0.9 * (pixels - mean)).astype(np.uint8)
-
-
-def cast(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    return np.maximum(pixels, (3, 0, 0)).astype(np.uint8) - np.array((3, 0, 0), np.uint8)
-
-
-DEFECTS = {
-    "none": [Defect(lambda pixels, rng: pixels, name) for name in ("background_red_mean", "contrast", "detail_4")],
-    "red 3 levels lower": [Defect(cast, "background_red_mean"), Defect(cast, "red_mean")],
-    "contrast 10 % lower": [Defect(flatter, "contrast")],
-    "blur, deviation 0.7 px": [Defect(blurred, "detail_4")],
-    "noise, deviation 4 levels": [Defect(noisy, "detail_4"), Defect(noisy, "background_green_spread")],
-    "JPEG, quality 50": [
-        Defect(lambda pixels, rng: jpeg(pixels, 50), "detail_4"),
-        Defect(lambda pixels, rng: jpeg(pixels, 50), "nucleus_blue_spread"),
-    ],
-    "contrast sharpening 20": [Defect(lambda pixels, rng: sharpened(pixels), "contrast")],
-}
 
 
 def value(measures: NDArray[np.float32], name: str) -> float:
@@ -154,71 +101,23 @@ def report_grades(size: int, cells: dict[str, list[Measured]]) -> None:
     print(table(["cells", "number", *GRADES], rows))
 
 
-def pbc_neutrophils(pbc: Path, count: int, size: int) -> tuple[list[Pixels], list[Pixels]]:
-    """Two sets of `count` centre crops of training neutrophils that share none, spread over the list."""
-    with (pbc / "metadata.csv").open(newline="", encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file) if r["cell_type"] == "neutrophil" and r["split"] == "train"]
-    chosen = np.random.default_rng(0).permutation(len(rows))[: 2 * count]
-    crops = []
-    for i in chosen:
-        with Image.open(pbc / rows[i]["file_name"]) as image:
-            crops.append(np.asarray(centre_square(image.convert("RGB"), 192, size)))
-    return crops[:count], crops[count:]
-
-
-def with_defects(images: list[Pixels]) -> dict[str, NDArray[np.float32]]:
-    """Measurements (N, M) of the images after each change."""
-    found = {}
-    for name, defects in DEFECTS.items():
-        rng = np.random.default_rng(1)
-        found[name] = np.stack([measure_cell(defects[0].change(pixels, rng)) for pixels in images])
-    return found
-
-
-def report_defects(size: int, real: list[Pixels], other: list[Pixels]) -> None:
-    print(f"{size} px, {len(real)} real PBC neutrophils, and {len(other)} others with a defect:\n")
-    ours, changed = np.stack([measure_cell(pixels) for pixels in real]), with_defects(other)
-    rows = []
-    for name, defects in DEFECTS.items():
-        by_measure = {d.measure: d for d in compare_cells(ours, changed[name], (ours, changed["none"]))}
-        for found in (by_measure[defect.measure] for defect in defects):
-            low, high = found.difference.low, found.difference.high
-            told = f"{found.difference.value:+.2f} ({low:+.2f} to {high:+.2f})"
-            seen = "" if low <= found.floor.value <= high else "yes"
-            figures = [f"{found.real:.2f}", told, f"{found.standardised:+.2f}", f"{found.floor.value:+.2f}", seen]
-            rows.append([name, found.measure, *figures])
-    head = ["defect", "measure", "real", "difference (95 %)", "standardised", "floor", "floor excluded"]
-    print(table(head, rows))
-    print("Grades told of the same cells, %; what changes them is the defect alone:\n")
-    rows = []
-    for name, measures in changed.items():
-        missing = np.isnan(measures[:, MEASURES.index("lobes")]).mean()
-        rows.append([name, f"{100 * missing:.1f}", *shares_told(measures)])
-    print(table(["defect", "no nucleus", *GRADES], rows))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=100, help="phantom cells of each kind and size")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 192], help="pixels a side")
-    parser.add_argument("--pbc", type=Path, help="folder of the PBC granulocytes")
-    parser.add_argument("--count", type=int, default=300, help="PBC neutrophils of each of the two sets")
     arguments = parser.parse_args()
     print(f"Phantom version {PHANTOM_VERSION}, seeds from {FIRST_SEED}.")
     for size in arguments.sizes:
-        if arguments.cells:
-            cells = measured_phantoms(arguments.cells, size)
-            report_regions(size, cells)
-            report_granules(size, cells)
-            report_grades(size, cells)
-            timed = [m.truth.pixels for m in cells["normal"]]
-            started = time.process_time()
-            for pixels in timed:
-                measure_cell(pixels)
-            spent = (time.process_time() - started) / len(timed)
-            print(f"{size} px: {1000 * spent:.0f} ms of one core for an image.\n")
-        if arguments.pbc:
-            report_defects(size, *pbc_neutrophils(arguments.pbc, arguments.count, size))
+        cells = measured_phantoms(arguments.cells, size)
+        report_regions(size, cells)
+        report_granules(size, cells)
+        report_grades(size, cells)
+        timed = [m.truth.pixels for m in cells["normal"]]
+        started = time.process_time()
+        for pixels in timed:
+            measure_cell(pixels)
+        spent = (time.process_time() - started) / len(timed)
+        print(f"{size} px: {1000 * spent:.0f} ms of one core for an image.\n")
 
 
 if __name__ == "__main__":

@@ -55,10 +55,22 @@ def test_frechet_distance_of_few_images_is_the_same(monkeypatch: pytest.MonkeyPa
     assert frechet(x, y) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("count", "other"), [(200, 350), (350, 200), (8, 350), (8, 6)])
-def test_the_fast_way_gives_the_same_distance(count: int, other: int) -> None:
-    x, y = draw(count, 3), draw(other, 4, shift=0.1)
-    assert distances._frechet_fast(x, y) == pytest.approx(frechet(x, y), rel=1e-5)
+@pytest.mark.parametrize(("count", "other"), [(200, 350), (350, 200), (30, 350), (40, 30)])
+def test_frechet_distances_without_a_group_are_those_of_the_rest(count: int, other: int) -> None:
+    x, y = draw(count, 3, width=40), draw(other, 4, width=40, shift=0.1)
+    groups = groups_of(count), groups_of(other, seed=1)
+    found = list(distances._frechet_without_groups(x, y, *groups))
+    expected = [frechet(x[groups[0] != i], y[groups[1] != i]) for i in range(GROUPS)]
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_line_ends_at_the_distance_of_all() -> None:
+    x, y = draw(200, 3), draw(200, 4, shift=0.1)
+    line = dict(frechet_line(x, y))
+    assert line[200] == pytest.approx(frechet(x, y), rel=1e-6)
+    chosen = np.sort(np.random.default_rng(50).choice(200, 50, replace=False))
+    others = np.sort(np.random.default_rng(51).choice(200, 50, replace=False))
+    assert line[50] == pytest.approx(frechet(x[chosen], y[others]), rel=1e-6)
 
 
 def test_kernel_distance_of_whole_sets_is_the_unbiased_estimate() -> None:
@@ -98,6 +110,16 @@ def test_neighbour_measures_are_those_of_brute_force() -> None:
     assert found["recall"] == pytest.approx((apart(real, other) <= radius(other, 3)).any(1).mean(), rel=1e-6)
     theirs = calculate_precision_recall_full(torch.from_numpy(other), torch.from_numpy(real))
     assert (found["precision"], found["recall"]) == pytest.approx(theirs)
+
+
+def test_neighbour_measures_without_a_group_are_those_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "BLOCK", 16)
+    real, other = draw(130, 11), draw(150, 12, shift=0.3)
+    groups = groups_of(130), groups_of(150, seed=1)
+    found = distances._neighbours_without_groups(real, other, *groups, range(GROUPS))
+    for i in range(GROUPS):
+        expected = neighbour_values(real[groups[0] != i], other[groups[1] != i])
+        assert {measure: values[i] for measure, values in found.items()} == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow

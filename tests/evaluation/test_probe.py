@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from wbc_diffusers.evaluation import probe
 from wbc_diffusers.evaluation.probe import area_under_curve, tell_apart
 
 
@@ -38,3 +39,15 @@ def test_the_least_convincing_images_score_highest() -> None:
     other[:100, 0] += 6  # half of them are far off
     scores = tell_apart(real.astype(np.float32), other.astype(np.float32)).scores
     assert scores[:100].min() > scores[100:].mean()
+
+
+def test_only_so_many_images_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_PROBED", 60)
+    rng = np.random.default_rng(4)
+    real, other = rng.normal(size=(50, 20)).astype(np.float32), rng.normal(size=(200, 20)).astype(np.float32)
+    other[::2, 0] += 20
+    found = tell_apart(real, other)
+    assert (found.count, len(found.scores)) == (50, 60)
+    # The scores belong to the places that are named.
+    far = found.scored % 2 == 0
+    assert found.scores[far].mean() > found.scores[~far].mean() + 2 * found.scores[~far].std()

@@ -21,7 +21,7 @@ class Comparison:
         rows: Its figures.
         line: The Fréchet distance by number of images of both sets, and the same of the floor.
         floor_line: The same for real images in the place of the generated ones.
-        scores: The probe's score of each generated image; the lower, the more convincing.
+        convincing: Places of the generated images, no more than 5,000, by the probe's score, the most convincing first.
         features: Features of an image; with fewer images than four times that, the distance is not extrapolated.
     """
 
@@ -29,7 +29,7 @@ class Comparison:
     rows: list[Row]
     line: list[tuple[int, float]]
     floor_line: list[tuple[int, float]]
-    scores: NDArray[np.float64]
+    convincing: NDArray[np.int64]
     features: int
 
 
@@ -56,7 +56,7 @@ def compare_by(
     if sizes != (len(real), len(generated)):
         at_floor = values(some(real, sizes[0], seed), some(generated, sizes[1], seed), seed)
     probe = tell_apart(real, generated, seed)
-    counts = {**found.counts, "probe_auc": (len(real), len(generated))}
+    counts = {**found.counts, "probe_auc": (probe.count, len(probe.scored))}
     rows = []
     for measure, estimate in {**found.estimates, "probe_auc": probe.auc}.items():
         used, known = counts[measure], measure in floor
@@ -75,7 +75,8 @@ def compare_by(
         )
         rows.append(row)
     floor_line = frechet_line(ours, other, seed)
-    return Comparison(encoder.name, rows, found.line, floor_line, probe.scores, real.shape[1])
+    convincing = probe.scored[np.argsort(probe.scores, kind="stable")]
+    return Comparison(encoder.name, rows, found.line, floor_line, convincing, real.shape[1])
 
 
 def _floor_sets(real: Features, train: Features | None, count: int, seed: int) -> tuple[Features, Features]:

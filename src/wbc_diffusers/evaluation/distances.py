@@ -3,7 +3,7 @@
 The figures are those of torch-fidelity's own code where it has them; only their intervals are computed here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,6 +33,8 @@ MOST_NEIGHBOURED = 5000
 KID_SUBSETS, KID_SUBSET = 100, 1000
 """Subsets that the kernel distance is the mean over, and the images of each, as everywhere."""
 
+NO_GROUP = -1
+
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -61,12 +63,11 @@ def compare(real: Features, other: Features, seed: int = 0) -> Distances:
         seed: Of the groups and subsets; the same features and seed give the same figures to the last digit.
     """
     groups = groups_of(len(real), seed=seed), groups_of(len(other), seed=seed + 1)
-    fd = frechet(real, other)
-    without = [_frechet_fast(real[groups[0] != i], other[groups[1] != i]) for i in range(GROUPS)]
+    without = list(_frechet_without_groups(real, other, *groups))
     line = frechet_line(real, other, seed)
     kd = jackknife(kernel(real, other), kernel_without_groups(real, other, *groups))
     near = _neighbour_measures(some(real, MOST_NEIGHBOURED, seed), some(other, MOST_NEIGHBOURED, seed + 1), seed)
-    estimates = {"fd": jackknife(fd, without), "kd": kd, **near}
+    estimates = {"fd": jackknife(frechet(real, other), without), "kd": kd, **near}
     # With fewer images than features the bias does not yet fall as 1 / n.
     if line[0][0] >= real.shape[1]:
         estimates["fd_infinity"] = extrapolate(line, jackknife_error(without))
@@ -83,14 +84,15 @@ def values(real: Features, other: Features, seed: int = 0) -> dict[str, float]:
 # -- Fréchet distance ------------------------------------------------------------------------------------------------
 
 
-def moments(features: NDArray[np.floating]) -> Moments:
-    """Mean (D,) and covariance (D, D) of features (N, D), in float64 but for a block at a time."""
-    mean: NDArray[np.float64] = np.asarray(features.mean(axis=0, dtype=np.float64))
+def moments(features: NDArray[np.floating], chosen: NDArray[np.int64] | None = None) -> Moments:
+    """Mean (D,) and covariance (D, D) of features (N, D), or of some of them, in float64 but for a block at a time."""
+    count = len(features) if chosen is None else len(chosen)
+    mean: NDArray[np.float64] = sum(b.sum(axis=0, dtype=np.float64) for b in _blocks(features, chosen)) / count
     scatter = np.zeros((len(mean), len(mean)))
-    for block in _blocks(features):
+    for block in _blocks(features, chosen):
         centred = block.astype(np.float64) - mean
         scatter += centred.T @ centred
-    return mean, scatter / (len(features) - 1)
+    return mean, scatter / (count - 1)
 
 
 def frechet(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
@@ -103,18 +105,48 @@ def frechet(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
 
-def _frechet_fast(first: Features, second: Features) -> float:
-    """The same by symmetric matrices only, of the smaller side: it is needed some thirty times for an interval."""
-    smaller, larger = sorted((first, second), key=len)
-    (mean, covariance), (other_mean, other_covariance) = moments(smaller), moments(larger)
-    if len(smaller) <= len(mean):
-        root = (smaller - mean).T / np.sqrt(len(smaller) - 1)
-    else:
-        powers, axes = np.linalg.eigh(covariance)
-        root = axes * np.sqrt(powers.clip(0))
-    shared = np.linalg.eigvalsh(root.T @ other_covariance @ root).clip(0)
-    apart = mean - other_mean
-    return float(apart @ apart + np.trace(covariance) + np.trace(other_covariance) - 2 * np.sqrt(shared).sum())
+def _frechet_fast(first: Moments, root: NDArray[np.float64], second: Moments) -> float:
+    """The same by symmetric matrices only: it is needed some thirty times for an interval and a line.
+
+    Args:
+        first: Moments of the smaller set.
+        root: A root R (D, K) of its covariance, which is R R^T.
+        second: Moments of the larger set.
+    """
+    shared = np.linalg.eigvalsh(root.T @ second[1] @ root).clip(0)
+    apart = first[0] - second[0]
+    return float(apart @ apart + np.trace(first[1]) + np.trace(second[1]) - 2 * np.sqrt(shared).sum())
+
+
+def _root(features: Features, chosen: NDArray[np.int64], of_these: Moments) -> NDArray[np.float64]:
+    """A root of the covariance of some features: of few images, their own deviations."""
+    mean, covariance = of_these
+    if len(chosen) <= len(mean):
+        return (features[chosen] - mean).T / np.sqrt(len(chosen) - 1)
+    powers, axes = np.linalg.eigh(covariance)
+    return axes * np.sqrt(powers.clip(0))
+
+
+def _frechet_without_groups(
+    first: Features, second: Features, first_groups: NDArray[np.int64], second_groups: NDArray[np.int64]
+) -> Iterator[float]:
+    """The Fréchet distance of all images but one group of both, for each group."""
+    pairs = (first, first_groups), (second, second_groups)
+    (smaller, groups), (larger, other_groups) = sorted(pairs, key=lambda pair: len(pair[0]))
+    rests = zip(_moments_without_groups(smaller, groups), _moments_without_groups(larger, other_groups), strict=True)
+    for i, (own, others) in enumerate(rests):
+        yield _frechet_fast(own, _root(smaller, np.flatnonzero(groups != i), own), others)
+
+
+def _moments_without_groups(features: Features, groups: NDArray[np.int64]) -> Iterator[Moments]:
+    """The moments of all images but one group, for each: what the group adds is taken off those of all."""
+    mean, covariance = moments(features)
+    scatter = covariance * (len(features) - 1)
+    for i in range(GROUPS):
+        group = features[groups == i].astype(np.float64) - mean
+        rest = len(features) - len(group)
+        shift = -group.sum(axis=0) / rest
+        yield mean + shift, (scatter - group.T @ group - rest * np.outer(shift, shift)) / (rest - 1)
 
 
 def frechet_line(first: Features, second: Features, seed: int = 0) -> list[tuple[int, float]]:
@@ -123,7 +155,9 @@ def frechet_line(first: Features, second: Features, seed: int = 0) -> list[tuple
 
 
 def _frechet_of_some(first: Features, second: Features, count: int, *, seed: int) -> float:
-    return _frechet_fast(some(first, count, seed + count), some(second, count, seed + count + 1))
+    chosen, others = draw(len(first), count, seed + count), draw(len(second), count, seed + count + 1)
+    own = moments(first, chosen)
+    return _frechet_fast(own, _root(first, chosen, own), moments(second, others))
 
 
 # -- kernel distance -------------------------------------------------------------------------------------------------
@@ -192,63 +226,100 @@ def neighbour_values(real: Features, other: Features) -> dict[str, float]:
     found = prc_features_to_metric(
         torch.from_numpy(other), torch.from_numpy(real), prc_batch_size=BLOCK, save_cpu_ram=True, verbose=False
     )
-    density, coverage = density_and_coverage(_apart(real, real), _apart(real, other))
+    nothing = np.zeros(len(real), np.int64), np.zeros(len(other), np.int64)
+    ours = _neighbours_without_groups(real, other, *nothing, [NO_GROUP])
     return {
         "precision": found[KEY_METRIC_PRECISION],
         "recall": found[KEY_METRIC_RECALL],
-        "density": density,
-        "coverage": coverage,
+        "density": float(ours["density"][0]),
+        "coverage": float(ours["coverage"][0]),
     }
 
 
-def density_and_coverage(real_real: torch.Tensor, real_other: torch.Tensor) -> tuple[float, float]:
-    """Density and coverage from distances (M, M) between real images and (M, N) from them to others."""
-    radii = _radii(real_real, NEIGHBOURS)[:, None]
-    within = real_other < radii
-    density = float(within.sum(dtype=torch.float64)) / (NEIGHBOURS * real_other.shape[1])
-    return density, float(within.any(dim=1).double().mean())
-
-
 def _neighbour_measures(real: Features, other: Features, seed: int) -> dict[str, Estimate]:
-    real_real, real_other, other_other = _apart(real, real), _apart(real, other), _apart(other, other)
-    groups = torch.from_numpy(groups_of(len(real), seed=seed)), torch.from_numpy(groups_of(len(other), seed=seed + 1))
-    left_out: dict[str, list[float]] = {m: [] for m in ("precision", "recall", "density", "coverage")}
-    for i in range(GROUPS):
-        mine, theirs = (torch.nonzero(g != i).squeeze(1) for g in groups)
-        rr, ro, oo = real_real[mine][:, mine], real_other[mine][:, theirs], other_other[theirs][:, theirs]
-        precision = (ro <= _radii(rr, 3)[:, None]).any(dim=0)
-        recall = (ro <= _radii(oo, 3)).any(dim=1)
-        density, coverage = density_and_coverage(rr, ro)
-        rest = float(precision.double().mean()), float(recall.double().mean()), density, coverage
-        for measure, value in zip(left_out, rest, strict=True):
-            left_out[measure].append(value)
+    groups = groups_of(len(real), seed=seed), groups_of(len(other), seed=seed + 1)
+    left_out = _neighbours_without_groups(real, other, *groups, range(GROUPS))
     values = neighbour_values(real, other)
     found = {measure: jackknife(values[measure], left_out[measure]) for measure in left_out}
     shares = {m: Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0)) for m, e in found.items() if m != "density"}
     return {**found, **shares}
 
 
-def _radii(apart: torch.Tensor, neighbours: int) -> torch.Tensor:
-    """Distance of each image to its k-th nearest other one; it is its own nearest itself."""
-    return apart.kthvalue(neighbours + 1, dim=1).values
+def _neighbours_without_groups(
+    real: Features,
+    other: Features,
+    real_groups: NDArray[np.int64],
+    other_groups: NDArray[np.int64],
+    left_out: Sequence[int],
+) -> dict[str, NDArray[np.float64]]:
+    """The measures by nearest neighbours without the images of a group of both sets, for each that is asked for.
+
+    Distances are computed block by block and not kept: those of 5,000 images would take 100 MB for each pair of sets.
+    """
+    mine, theirs = (torch.from_numpy(groups) for groups in (real_groups, other_groups))
+    of_real = _radii(real, mine, (3, NEIGHBOURS), left_out)
+    of_other = _radii(other, theirs, (3,), left_out)
+    covered = torch.zeros(len(left_out), len(other), dtype=torch.bool)
+    counts = {measure: np.zeros(len(left_out)) for measure in ("precision", "recall", "density", "coverage")}
+    for start, apart in _apart(real, other):
+        rows = slice(start, start + len(apart))
+        for i, group in enumerate(left_out):
+            kept, others = mine[rows] != group, theirs != group
+            covered[i] |= (apart <= of_real[3][rows, i, None])[kept].any(dim=0)
+            within = (apart < of_real[NEIGHBOURS][rows, i, None])[kept][:, others]
+            counts["density"][i] += int(within.sum())
+            counts["coverage"][i] += int(within.any(dim=1).sum())
+            counts["recall"][i] += int((apart <= of_other[3][:, i])[kept][:, others].any(dim=1).sum())
+    for i, group in enumerate(left_out):
+        n, m = int((mine != group).sum()), int((theirs != group).sum())
+        counts["precision"][i] = int(covered[i, theirs != group].sum()) / m
+        counts["density"][i] /= NEIGHBOURS * m
+        counts["coverage"][i] /= n
+        counts["recall"][i] /= n
+    return counts
 
 
-def _apart(first: Features, second: Features) -> torch.Tensor:
-    """Distances (N, M) in float32."""
+def _radii(
+    features: Features, groups: torch.Tensor, neighbours: Sequence[int], left_out: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """Distance of each image to its k-th nearest other one without each group, (N, G); it is its own nearest itself."""
+    most = max(neighbours) + 1
+    members = [torch.nonzero(groups == group).squeeze(1) for group in groups.unique()]
+    found = {k: torch.empty(len(features), len(left_out)) for k in neighbours}
+    for start, apart in _apart(features, features):
+        # The nearest of each group hold the nearest of all but any one of them.
+        nearest = [apart[:, places].topk(min(most, len(places)), largest=False).values for places in members]
+        for i, group in enumerate(left_out):
+            rest = [near for near, number in zip(nearest, groups.unique(), strict=True) if number != group]
+            among = torch.cat(rest, dim=1)
+            for k in neighbours:
+                found[k][start : start + len(apart), i] = among.kthvalue(k + 1, dim=1).values
+    return found
+
+
+def _apart(first: Features, second: Features) -> Iterator[tuple[int, torch.Tensor]]:
+    """Distances (B, M) in float32, block by block, and the first image of each."""
     other = torch.from_numpy(second)
-    return torch.cat([torch.cdist(torch.from_numpy(block), other) for block in _blocks(first)])
+    for start, block in zip(range(0, len(first), BLOCK), _blocks(first), strict=True):
+        yield start, torch.cdist(torch.from_numpy(block), other)
 
 
 # -- small things ----------------------------------------------------------------------------------------------------
 
 
-def _blocks(features: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
-    for start in range(0, len(features), BLOCK):
-        yield features[start : start + BLOCK]
+def _blocks(features: NDArray[np.floating], chosen: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.floating]]:
+    for start in range(0, len(features) if chosen is None else len(chosen), BLOCK):
+        part = slice(start, start + BLOCK)
+        yield features[part] if chosen is None else features[chosen[part]]
 
 
 def some(features: Features, count: int, seed: int) -> Features:
     """So many of them at random, in their order, or all."""
-    if len(features) <= count:
-        return features
-    return features[np.sort(np.random.default_rng(seed).choice(len(features), count, replace=False))]
+    return features if len(features) <= count else features[draw(len(features), count, seed)]
+
+
+def draw(size: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Places of `count` of `size` images at random, in their order."""
+    if size <= count:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from wbc_diffusers.evaluation.distances import draw
 from wbc_diffusers.evaluation.features import Features
 from wbc_diffusers.evaluation.intervals import Estimate, around
 
 FOLDS = 5
 STRENGTH = 1e-3
 """Inverse of the penalty on the probe's weights: features are many more than images."""
+MOST_PROBED = 5000
+"""Images of a set that a probe is fitted to and tried on at the most: more would only take memory."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,15 @@ class Probe:
 
     Attributes:
         auc: Chance that it calls the generated one of a pair; 0.5 means that it cannot tell, 1 that it always can.
-        scores: Its score of each generated image (N,), on which it was not fitted: the lower, the more convincing.
+        scores: Its score of each generated image (K,), on which it was not fitted: the lower, the more convincing.
+        scored: Places of these among the generated images (K,): all, or 5,000.
+        count: Real images that it was tried on.
     """
 
     auc: Estimate
     scores: NDArray[np.float64]
+    scored: NDArray[np.int64]
+    count: int
 
 
 def tell_apart(real: Features, other: Features, seed: int = 0) -> Probe:
@@ -42,11 +49,15 @@ def tell_apart(real: Features, other: Features, seed: int = 0) -> Probe:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, y = np.concatenate([real, other]), np.repeat([0, 1], [len(real), len(other)])
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=2000))
+    known, scored = draw(len(real), MOST_PROBED, seed), draw(len(other), MOST_PROBED, seed + 1)
+    x, y = np.concatenate([real[known], other[scored]]), np.repeat([0, 1], [len(known), len(scored)])
+    # Each fold is a copy already, so that it can be scaled where it is.
+    scaler = StandardScaler(copy=False)
+    probe = make_pipeline(scaler, LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=2000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     scores: Any = cross_val_predict(probe, x, y, cv=folds, method="decision_function")
-    return Probe(area_under_curve(scores[: len(real)], scores[len(real) :]), scores[len(real) :])
+    of_real, of_other = scores[: len(known)], scores[len(known) :]
+    return Probe(area_under_curve(of_real, of_other), of_other, scored, len(known))
 
 
 def area_under_curve(negative: NDArray[np.floating], positive: NDArray[np.floating]) -> Estimate:

@@ -78,7 +78,7 @@ def _grid(found: Evaluation, images: ImageSet, chosen: Sequence[int] | np.ndarra
 
 
 def _shown_comparison(found: Evaluation, comparison: Comparison) -> dict[str, Any]:
-    order = np.argsort(comparison.scores, kind="stable")
+    order = comparison.convincing
     few = min(_EXTREMES, len(order) // 2)
     return {
         "name": comparison.encoder,

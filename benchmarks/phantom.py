@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from wbc_diffusers.data.images import centre_square
 from wbc_diffusers.data.phantom import PHANTOM_VERSION, render_cell
@@ -31,6 +33,8 @@ KINDS = {
     "Döhle bodies 2": ("dohle_bodies", 2),
 }
 MOST = 8
+LOBES_OF_SHAPES = {"unsegmented-band": 1, "segmented-bilobed": 2, "segmented-multilobed": 3}
+"""Lobes that people mean by a shape, three and more taken together."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -42,6 +46,10 @@ def share(counts: Counter[tuple[int, int]], true: int | None, off: int) -> str:
     """Percentage of the cells with `true` lobes (None: of all) whose count is off by no more than `off`."""
     cells = {pair: n for pair, n in counts.items() if true is None or pair[0] == true}
     return f"{100 * sum(n for (t, c), n in cells.items() if abs(t - c) <= off) / sum(cells.values()):.1f}"
+
+
+def mean_error(counts: Counter[tuple[int, int]]) -> str:
+    return f"{sum(n * abs(t - c) for (t, c), n in counts.items()) / sum(counts.values()):.3f}"
 
 
 def count_phantoms(cells: int, size: int, kind: str) -> Counter[tuple[int, int]]:
@@ -56,8 +64,9 @@ def count_phantoms(cells: int, size: int, kind: str) -> Counter[tuple[int, int]]
 def report_phantoms(cells: int, size: int) -> None:
     by_kind = {kind: count_phantoms(cells, size, kind) for kind in KINDS}
     print(f"\n{size} px, by kind:\n")
-    rows = [[k, str(sum(c.values())), share(c, None, 0), share(c, None, 1)] for k, c in by_kind.items()]
-    print(table(["cells", "number", "exact, %", "within one, %"], rows))
+    by_kind["all"] = sum(by_kind.values(), Counter())
+    rows = [[k, str(sum(c.values())), share(c, None, 0), share(c, None, 1), mean_error(c)] for k, c in by_kind.items()]
+    print(table(["cells", "number", "exact, %", "within one, %", "mean absolute error"], rows))
     plain = by_kind["normal"] + by_kind["hypersegmentation 1"] + by_kind["hypersegmentation 2"]
     print(f"{size} px, normal and hypersegmented cells, by true lobes:\n")
     head = ["true", "cells", "exact, %", "within one, %", *(f"counted {c}" for c in range(MOST + 1))]
@@ -84,10 +93,21 @@ def pbc_crops(pbc: Path, size: int, every: int) -> dict[str, list[NDArray[np.uin
 def report_pbc(pbc: Path, size: int) -> None:
     print(f"{size} px, PBC neutrophils, by the shape that people gave the nucleus:\n")
     rows = []
+    people: list[int] = []
+    counted: list[int] = []
     for shape, crops in sorted(pbc_crops(pbc, size, every=3).items()):
         counts = Counter(count_lobes(crop) for crop in crops)
+        if shape in LOBES_OF_SHAPES:
+            people += [LOBES_OF_SHAPES[shape]] * len(crops)
+            counted += [min(max(count, 1), 3) for count in counts.elements()]
         rows.append([shape, str(len(crops)), *(str(counts[c] or "") for c in range(MOST + 1))])
     print(table(["shape", "cells", *(f"counted {c}" for c in range(MOST + 1))], rows))
+    alike, kappa = np.mean(np.equal(people, counted)), cohen_kappa_score(people, counted, weights="quadratic")
+    error = np.mean(np.abs(np.subtract(people, counted)))
+    print(
+        f"One, two, or three lobes and more in {len(people)} cells: {100 * alike:.1f} % alike, mean absolute error "
+        f"{error:.2f}, weighted kappa {kappa:.2f}, rank correlation {stats.spearmanr(people, counted).statistic:.2f}.\n"
+    )
 
 
 def draw_sheet(path: Path, pbc: Path | None, size: int = 96, columns: int = 7, label: int = 118) -> None:

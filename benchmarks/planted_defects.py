@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,11 @@ from PIL import Image, ImageFilter
 
 from wbc_diffusers.data.images import centre_square, write_png
 from wbc_diffusers.data.phantom import CELLS_PER_SLIDE, render_cell
-from wbc_diffusers.evaluation.evaluate import Evaluation, Plan, evaluate
 from wbc_diffusers.evaluation.planted import plant_copies
 from wbc_diffusers.evaluation.rows import Row
+
+if TYPE_CHECKING:
+    from wbc_diffusers.evaluation.evaluate import Evaluation
 
 Pixels = NDArray[np.uint8]
 
@@ -164,13 +167,16 @@ def write(folder: Path, images: Sequence[Pixels]) -> Path:
     return folder
 
 
-def found_by(found: Evaluation, measure: str) -> Row:
+def found_by(found: "Evaluation", measure: str) -> Row:
     (row,) = [row for row in found.rows if row.measure == measure]
     return row
 
 
 def run(sets: Sets, folder: Path) -> dict[str, dict[str, Row]]:
     """Evaluate without a defect and with each amount of each: rows by defect and amount, and by measure."""
+    # Here, since the processes that measure cells import this file, and need no torch.
+    from wbc_diffusers.evaluation.evaluate import Plan, evaluate
+
     real = write(folder / "real", [cell.pixels for cell in sets.real])
     train = write(folder / "train", [cell.pixels for cell in sets.train])
     planted: dict[str, list[Pixels]] = {"none": [cell.pixels for cell in sets.posing]}

@@ -65,7 +65,7 @@ def test_a_defect_is_seen_by_its_measure(name: str, other: np.ndarray, real: np.
     found = differences(real, table(change, first=1000), other)[measure]
     assert found.seen
     assert np.sign(found.difference.value) == sign
-    assert not found.floor.low > 0 > found.floor.high
+    assert found.floor.low <= 0 <= found.floor.high
     assert abs(found.difference.value) > 2 * abs(found.floor.value)
 
 

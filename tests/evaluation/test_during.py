@@ -76,6 +76,28 @@ def test_too_few_images_are_told(prepared: Path) -> None:
         TrainingJudge(str(prepared), {}, 48, 10, load_encoder("efficientnet-lite0"))
 
 
+def test_the_real_images_are_of_all_kinds_whatever_their_names(tmp_path: Path) -> None:
+    for split, shift in (("train", 1000), ("validation", 0)):
+        (tmp_path / split).mkdir()
+        for i, pixels in enumerate(cells(range(shift, shift + 60))):
+            dark = pixels // 2 if i < 30 else pixels  # by name, one kind comes first
+            Image.fromarray(dark).save(tmp_path / split / f"{i:03d}.png")
+    judge = TrainingJudge(str(tmp_path), {}, 48, 30, load_encoder("efficientnet-lite0"))
+    every = np.mean([np.asarray(Image.open(path)) for path in sorted((tmp_path / "validation").glob("*.png"))])
+    assert judge.colour.mean() == pytest.approx(every, abs=20)
+    assert judge.near is None  # of 60 held-out images no threshold can be told
+
+
+def test_a_training_image_among_those_held_out_is_told(tmp_path: Path) -> None:
+    both = cells(range(130))
+    for split, images in (("train", both[:30]), ("validation", [*both[30:], both[3][:, ::-1]])):
+        (tmp_path / split).mkdir()
+        for i, pixels in enumerate(images):
+            Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / split / f"{i:03d}.png")
+    with pytest.raises(ValueError, match="1 of 101 held-out images are training images, number 100 is number 3"):
+        TrainingJudge(str(tmp_path), {}, 48, 30, load_encoder("efficientnet-lite0"))
+
+
 @pytest.mark.slow
 def test_the_command_judges_and_keeps_the_best(prepared: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"

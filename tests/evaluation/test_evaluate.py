@@ -70,8 +70,9 @@ def test_what_is_refused_leaves_nothing_behind(drawn: list[np.ndarray], folder: 
         (Plan(real, real, encoders=LITE), ImageSetError, "are the same"),
         (Plan(tmp_path / "no", made, encoders=LITE), FileNotFoundError, "no folder"),
         (Plan(real, made, encoders=("resnet",)), ValueError, "no encoder 'resnet'"),
-        (Plan(real, made, train, encoders=LITE), LeakError, "share 1 images.*--allow-leaks"),
+        (Plan(real, made, train, encoders=LITE), LeakError, "1 of the real images.*--allow-leaks"),
         (Plan(real, made, encoders=LITE, model=made), FileNotFoundError, r"has no training_manifest\.json"),
+        (Plan(real, made, encoders=LITE, inception_weights=made), ValueError, "no encoder inception-v3"),
         (Plan(real, made, encoders=LITE, size=96), ImageSetError, "smaller than the size of 96"),
     ]
     for plan, error, words in refused:
@@ -93,11 +94,11 @@ def test_images_that_the_model_knows_stop_the_run_unless_allowed(
     manifest = build_manifest({}, ["another"], parent=base)
     (model / "training_manifest.json").write_text(json.dumps(manifest))
     plan = Plan(real, made, encoders=LITE, model=model)
-    with pytest.raises(LeakError, match=r"was trained on 1 of the 24 real images .* such as 0005\.png"):
+    with pytest.raises(LeakError, match=r"1 of the real images are among its 2 .*such as 0005\.png"):
         evaluate(plan, tmp_path / "out")
     found = evaluate(Plan(real, made, encoders=LITE, model=model, allow_leaks=True), tmp_path / "out")
     assert found is not None
-    assert any("1 are among the 2" in note for note in found.notes)
+    assert any("1 of the real images are among its 2" in note for note in found.notes)
 
 
 def test_the_command_tells_in_a_line(drawn: list[np.ndarray], folder: Write, capsys: pytest.CaptureFixture) -> None:
@@ -117,10 +118,15 @@ def many() -> list[np.ndarray]:
 
 @pytest.mark.slow
 def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: Write, tmp_path: Path) -> None:
-    train, real = folder("train", many[:100]), folder("real", many[100:200])
+    turned = np.ascontiguousarray(np.rot90(many[50]))  # one of the real images is a training image
+    train, real = folder("train", many[:100]), folder("real", [*many[100:200], turned])
     copied = [np.ascontiguousarray(np.rot90(pixels)) for pixels in many[:12]]
     made = folder("made", [*many[200:290], *copied], "trainedAlgorithmicMedia")
-    assert evaluate(Plan(real, made, train, encoders=LITE), tmp_path / "out") is not None
+    with pytest.raises(LeakError, match=r"0 of the real images .* 1 look like one .*such as 0100\.png"):
+        evaluate(Plan(real, made, train, encoders=LITE), tmp_path / "out")
+    found = evaluate(Plan(real, made, train, encoders=LITE, allow_leaks=True), tmp_path / "out")
+    assert found is not None
+    assert len(found.copying.pixels.held_out.index) == 100  # the leaked one is no judge of what a copy is
     rows = rows_of(tmp_path / "out")
     assert rows["copies"]["value"] == pytest.approx(12 / 102, abs=0.03)
     assert rows["copies_excess"]["low"] > 0

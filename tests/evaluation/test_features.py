@@ -165,7 +165,7 @@ def test_a_cache_gives_back_the_same_bits_and_knows_what_belongs_to_what(
         return type(lite).__call__(lite, pixels)
 
     class Counting:
-        name, fingerprint = lite.name, lite.fingerprint
+        name, fingerprint, device = lite.name, lite.fingerprint, lite.device
         __call__ = staticmethod(counting)
 
     cache = tmp_path / "cache.sqlite"
@@ -195,7 +195,7 @@ def test_two_writers_share_a_cache(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys
+import sys, time
 from pathlib import Path
 import numpy as np
 from wbc_diffusers.evaluation.encoders import load_encoder
@@ -204,7 +204,9 @@ from wbc_diffusers.evaluation.images import Processing, read_set
 from wbc_diffusers.generation import process_state
 state = process_state()
 images, encoder = read_set(Path(sys.argv[1]), "real"), load_encoder("efficientnet-lite0")
-found = features_of(images, encoder, Processing(48), state=state)
+if state.process_index:
+    time.sleep(3)  # it finds in the cache what the other one has already computed
+found = features_of(images, encoder, Processing(48), state=state, cache=Path(sys.argv[3]))
 np.save(f"{sys.argv[2]}-{state.process_index}.npy", found)
 """
 
@@ -216,7 +218,9 @@ def test_two_processes_give_what_one_gives(cells: Cells, folder: Write, lite: An
     script.write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*launcher, script, images, tmp_path / "out"], check=True, env=environment, timeout=300)
+    subprocess.run(
+        [*launcher, script, images, tmp_path / "out", tmp_path / "cache"], check=True, env=environment, timeout=300
+    )
     one = features_of(read_set(images, "real"), lite, Processing(48))
     for process in range(2):
         np.testing.assert_allclose(np.load(tmp_path / f"out-{process}.npy"), one, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.evaluation.images import read_set
-from wbc_diffusers.evaluation.leaks import find_leaks, read_manifest
+from wbc_diffusers.evaluation.leaks import find_leaks, find_shared, read_manifest
 
 Cells = dict[int, np.ndarray]
 Write = Callable[..., Path]
@@ -32,7 +32,7 @@ def test_exact_and_near_copies_are_found_and_others_are_not(cells: Cells, folder
     found = find_leaks(images, manifest_of(trained))
     assert [p.name for p in found.exact] == ["0000.png"]
     assert [p.name for p in found.near] == ["0001.png", "0002.png", "0003.png", "0004.png"]
-    assert (found.count, found.known, found.hashed) == (5, 60, 60)
+    assert (len(found.paths), found.known, found.hashed) == (5, 60, 60)
 
 
 def test_images_of_the_base_model_count(cells: Cells, folder: Write) -> None:
@@ -49,6 +49,18 @@ def test_an_old_manifest_without_perceptual_hashes_finds_exact_copies(cells: Cel
     images = read_set(folder("real", [cells[2], *(cells[i] for i in range(50, 80))]), "real")
     found = find_leaks(images, manifest)
     assert (len(found.exact), len(found.near), found.hashed) == (1, 0, 0)
+    assert "copies of 30 of them that are not exact could not be looked for" in found.in_words
+    assert "look like one" not in found.in_words
+
+
+def test_training_images_among_the_real_ones_are_found_turned_too(cells: Cells, folder: Write) -> None:
+    train = read_set(folder("train", [cells[i] for i in range(40)]), "training")
+    turned = np.ascontiguousarray(np.rot90(cells[9])[:, ::-1])
+    real = read_set(folder("real", [turned, cells[4], *(cells[i] for i in range(60, 90))]), "real")
+    found = find_shared(real, train)
+    assert [path.name for path in found.exact] == ["0001.png"]
+    assert [path.name for path in found.near] == ["0000.png"]
+    assert "such as 0001.png" in found.in_words
 
 
 def test_a_manifest_is_read_from_its_model_or_its_file(tmp_path: Path) -> None:

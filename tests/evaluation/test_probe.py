@@ -2,26 +2,51 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from wbc_diffusers.evaluation import probe
+from wbc_diffusers.evaluation.intervals import groups_of
 from wbc_diffusers.evaluation.probe import area_under_curve, tell_apart
 
 
-def test_area_is_scikit_learns_with_ties_by_half() -> None:
+def test_the_area_is_that_of_probes_that_did_not_see_the_images() -> None:
     rng = np.random.default_rng(0)
-    negative, positive = rng.integers(0, 8, 90).astype(float), rng.integers(2, 10, 130).astype(float)
-    expected = roc_auc_score(np.repeat([0, 1], [90, 130]), np.concatenate([negative, positive]))
-    assert area_under_curve(negative, positive).value == pytest.approx(expected, rel=1e-12)
+    x, y = rng.normal(size=(90, 30)).astype(np.float32), rng.normal(0.3, 1, (130, 30)).astype(np.float32)
+    groups = groups_of(90), groups_of(130, seed=1)
+    areas = []
+    for fold in range(5):
+        fitted, tried = (
+            (x[(groups[0] % 5 == fold) == chosen], y[(groups[1] % 5 == fold) == chosen]) for chosen in (False, True)
+        )
+        scaler = StandardScaler().fit(np.concatenate(fitted))
+        model = LogisticRegression(C=1e-3, class_weight="balanced", max_iter=2000)
+        model.fit(scaler.transform(np.concatenate(fitted)), np.repeat([0, 1], list(map(len, fitted))))
+        negative, positive = (model.decision_function(scaler.transform(each)) for each in tried)
+        areas.append((positive[:, None] > negative).mean())
+    assert tell_apart(x, y).auc.value == pytest.approx(np.mean(areas), abs=1e-6)
+    assert area_under_curve(x, y) == tell_apart(x, y).auc.value
 
 
-def test_interval_of_the_area_holds_the_truth() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.15])
+def test_the_interval_holds_what_repeated_draws_give_on_average(shift: float) -> None:
     rng = np.random.default_rng(1)
-    truth = norm.cdf(1 / np.sqrt(2))  # of two normal distributions one apart
-    found = [area_under_curve(rng.normal(size=80), rng.normal(1, 1, 200)) for _ in range(400)]
-    held = np.mean([each.low <= truth <= each.high for each in found])
-    assert 0.92 < held < 0.98
+    sets = ((rng.normal(size=(80, 30)), rng.normal(shift, 1, (100, 30))) for _ in range(60))
+    found = [tell_apart(real.astype(np.float32), other.astype(np.float32)).auc for real, other in sets]
+    truth = 0.5 if shift == 0 else np.mean([each.value for each in found])
+    assert np.mean([each.value for each in found]) == pytest.approx(truth, abs=0.03)
+    assert np.mean([each.low <= truth <= each.high for each in found]) >= 0.9
+    half = np.mean([(each.high - each.low) / 2 for each in found])
+    assert half < 2.2 * 1.96 * np.std([each.value for each in found])
+
+
+def test_sets_that_are_told_apart_wholly_have_an_interval_all_the_same() -> None:
+    rng = np.random.default_rng(5)
+    real, other = rng.normal(size=(20, 8)).astype(np.float32), rng.normal(9, 1, (30, 8)).astype(np.float32)
+    found = tell_apart(real, other).auc
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(0.025 ** (1 / 20))  # none of 20 wrong (Clopper and Pearson)
 
 
 def test_sets_of_one_distribution_are_not_told_apart_and_others_are() -> None:

@@ -45,20 +45,19 @@ def train(
             done = train_ddim(recipe, data, output, resume, judge)
         case _:
             raise AssertionError(f"no training for a {recipe_class.__name__}")
-    main_process = int(os.environ.get("RANK", "0")) == 0
     if not done:
-        if main_process:
+        if _is_main_process():
             typer.echo(
                 f"Stopped by SIGTERM; a checkpoint was written. Go on with --resume latest --output {output}.", err=True
             )
         raise typer.Exit(143)
-    if main_process:
+    if _is_main_process():
         typer.echo(f"Wrote the pipeline folder {output}.")
 
 
 def _judge(recipe: "Recipe", data: str) -> "Judge | None":
     """What judges the images of the training, if the recipe wants that."""
-    if recipe.evaluate_every is None:
+    if recipe.evaluate_every is None or not _is_main_process():
         return None
     from wbc_diffusers.evaluation.during import TrainingJudge
     from wbc_diffusers.evaluation.encoders import load_encoder
@@ -66,6 +65,10 @@ def _judge(recipe: "Recipe", data: str) -> "Judge | None":
 
     encoder = load_encoder(recipe.evaluate_encoder, process_state().device)
     return TrainingJudge(data, recipe.where, recipe.resolution, recipe.evaluate_images, encoder)
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from wbc_diffusers.evaluation.distances import compare, frechet_line, some, values
 from wbc_diffusers.evaluation.encoders import Encoder
 from wbc_diffusers.evaluation.features import Features
-from wbc_diffusers.evaluation.probe import tell_apart
+from wbc_diffusers.evaluation.intervals import halves
+from wbc_diffusers.evaluation.probe import area_under_curve, tell_apart
 from wbc_diffusers.evaluation.rows import Row
 
 
@@ -51,10 +52,10 @@ def compare_by(
     found = compare(real, generated, seed)
     ours, other = _floor_sets(real, train, len(generated), seed)
     sizes = len(ours), len(other)
-    floor = {**values(ours, other, seed), "probe_auc": tell_apart(ours, other, seed).auc.value}
+    floor = _values(ours, other, seed)
     at_floor: dict[str, float] = {}
     if sizes != (len(real), len(generated)):
-        at_floor = values(some(real, sizes[0], seed), some(generated, sizes[1], seed), seed)
+        at_floor = _values(some(real, sizes[0], seed), some(generated, sizes[1], seed), seed)
     probe = tell_apart(real, generated, seed)
     counts = {**found.counts, "probe_auc": (probe.count, len(probe.scored))}
     rows = []
@@ -79,9 +80,12 @@ def compare_by(
     return Comparison(encoder.name, rows, found.line, floor_line, convincing, real.shape[1])
 
 
+def _values(real: Features, other: Features, seed: int) -> dict[str, float]:
+    return {**values(real, other, seed), "probe_auc": area_under_curve(real, other, seed)}
+
+
 def _floor_sets(real: Features, train: Features | None, count: int, seed: int) -> tuple[Features, Features]:
     if train is not None:
         return real, some(train, count, seed)
-    order = np.random.default_rng(seed).permutation(len(real))
-    half = len(real) // 2
-    return real[order[:half]], real[order[half:]]
+    first, second = halves(len(real), seed)
+    return real[first], real[second]

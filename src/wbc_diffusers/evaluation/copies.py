@@ -104,16 +104,9 @@ def audit(
     empty = [name for name, images in sets.items() if len(images) == 0]
     if empty or not planted:
         raise ValueError(f"there are no images: {', '.join(empty) or 'planted'}; an audit needs some of each")
-    rank = _rank(len(held_out), false_alarms)
+    rank = threshold_rank(len(held_out), false_alarms)
     nearest_held_out = search(held_out, training)
-    same = np.nonzero(nearest_held_out.distance < SAME)[0]
-    if len(same):
-        where = nearest_held_out.index[same[0]]
-        raise ValueError(
-            f"{len(same)} of {len(held_out)} held-out images are training images, number {same[0]} is number {where}: "
-            "held-out images must be such that no model was trained on"
-        )
-    threshold = threshold_of(nearest_held_out.distance, false_alarms)
+    threshold = threshold_of(nearest_held_out, false_alarms)
     alarms = _share_below(rank, len(held_out))
     sizes = [len(copies) for copies in planted.values()]
     nearest_planted = search(np.concatenate(list(planted.values())), training)
@@ -135,13 +128,20 @@ def audit(
     )
 
 
-def threshold_of(held_out: NDArray[np.float64], false_alarms: float = FALSE_ALARMS) -> float:
-    """The distance below which an image is taken for a copy, from those (N,) of held-out real images.
+def threshold_of(held_out: Nearest, false_alarms: float = FALSE_ALARMS) -> float:
+    """The distance below which an image is taken for a copy, from those of held-out real images.
 
     Raises:
-        ValueError: If there are too few of them, or that share is none.
+        ValueError: If there are too few of them, one of them is a training image, or that share is none.
     """
-    return float(np.sort(held_out)[_rank(len(held_out), false_alarms) - 1])
+    rank = threshold_rank(len(held_out.distance), false_alarms)
+    same = np.nonzero(held_out.distance < SAME)[0]
+    if len(same):
+        raise ValueError(
+            f"{len(same)} of {len(held_out.distance)} held-out images are training images, number {same[0]} is number "
+            f"{held_out.index[same[0]]}: held-out images must be such that no model was trained on"
+        )
+    return float(np.sort(held_out.distance)[rank - 1])
 
 
 def closest_pairs(generated: Nearest, count: int = CLOSEST) -> list[ClosePair]:
@@ -167,16 +167,24 @@ def authenticity(images: Features, training: Features) -> Estimate:
     return share(int((nearest.distance > others.distance[place]).sum()), len(images))
 
 
-def _rank(count: int, false_alarms: float) -> int:
-    """Which of the held-out distances, counted from the smallest as 1, is the threshold."""
+def least_held_out(false_alarms: float = FALSE_ALARMS) -> int:
+    """Fewest held-out images that a threshold can come from."""
+    return int(np.ceil(1 / false_alarms - 1e-9)) - 1
+
+
+def threshold_rank(count: int, false_alarms: float) -> int:
+    """Which of so many held-out distances, counted from the smallest as 1, is the threshold.
+
+    Raises:
+        ValueError: If there are too few of them, or that share is none.
+    """
     if not 0 < false_alarms < 1:
         raise ValueError(f"false_alarms is {false_alarms}, but must lie between 0 and 1")
     rank = floor(false_alarms * (count + 1) + 1e-9)
     if rank < 1:
-        least = int(np.ceil(1 / false_alarms - 1e-9)) - 1
         raise ValueError(
-            f"{count} held-out images are too few for a threshold with {false_alarms:.2%} false alarms: give {least} "
-            f"or more, or allow {np.ceil(1e4 / (count + 1)) / 1e4:.2%}"
+            f"{count} held-out images are too few for a threshold with {false_alarms:.2%} false alarms: give "
+            f"{least_held_out(false_alarms)} or more, or allow {np.ceil(1e4 / (count + 1)) / 1e4:.2%}"
         )
     return rank
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wbc_diffusers.evaluation.copies import CopyAudit, audit, authenticity
+from wbc_diffusers.evaluation.copies import FALSE_ALARMS, CopyAudit, audit, authenticity, threshold_rank
 from wbc_diffusers.evaluation.encoders import Encoder
 from wbc_diffusers.evaluation.features import Features, encode
 from wbc_diffusers.evaluation.images import ImageSet, Pixels, Processing, batches
@@ -16,8 +16,6 @@ from wbc_diffusers.evaluation.planted import KINDS, draw_originals, plant_copies
 from wbc_diffusers.evaluation.rows import Row
 
 BATCH = 64
-LEAST_HELD_OUT = 99
-"""Real images that a threshold with 1 % false alarms needs at the least."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,7 @@ def look_for_copies(
     Raises:
         ValueError: If there are fewer than 99 real images, or some of them are training images.
     """
-    if len(sets[0]) < LEAST_HELD_OUT:
-        raise ValueError(
-            f"{len(sets[0])} real images are too few to say how near to the training images one may come that is no "
-            f"copy; {LEAST_HELD_OUT} are needed."
-        )
+    threshold_rank(len(sets[0]), FALSE_ALARMS)  # raises before anything is planted
     say("planting copies")
     copies = {kind: _planted(sets[2], kind, processing, seed) for kind in KINDS}
     small = {kind: np.stack([thumbnail(each) for each in pixels]) for kind, pixels in copies.items()}

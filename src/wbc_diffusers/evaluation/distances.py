@@ -23,6 +23,7 @@ from wbc_diffusers.evaluation.intervals import (
     groups_of,
     jackknife,
     jackknife_error,
+    jackknife_share,
 )
 
 BLOCK = 512
@@ -71,8 +72,11 @@ def compare(real: Features, other: Features, seed: int = 0) -> Distances:
     # With fewer images than features the bias does not yet fall as 1 / n.
     if line[0][0] >= real.shape[1]:
         estimates["fd_infinity"] = extrapolate(line, jackknife_error(without))
-    capped = min(len(real), MOST_NEIGHBOURED), min(len(other), MOST_NEIGHBOURED)
-    return Distances(estimates, line, {m: capped if m in near else (len(real), len(other)) for m in estimates})
+    counts = dict.fromkeys(estimates, (len(real), len(other)))
+    counts |= dict.fromkeys(near, (min(len(real), MOST_NEIGHBOURED), min(len(other), MOST_NEIGHBOURED)))
+    if "fd_infinity" in counts:
+        counts["fd_infinity"] = (line[-1][0], line[-1][0])
+    return Distances(estimates, line, counts)
 
 
 def values(real: Features, other: Features, seed: int = 0) -> dict[str, float]:
@@ -240,9 +244,9 @@ def _neighbour_measures(real: Features, other: Features, seed: int) -> dict[str,
     groups = groups_of(len(real), seed=seed), groups_of(len(other), seed=seed + 1)
     left_out = _neighbours_without_groups(real, other, *groups, range(GROUPS))
     values = neighbour_values(real, other)
-    found = {measure: jackknife(values[measure], left_out[measure]) for measure in left_out}
-    shares = {m: Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0)) for m, e in found.items() if m != "density"}
-    return {**found, **shares}
+    of = {"precision": len(other), "recall": len(real), "coverage": len(real)}
+    shares = {measure: jackknife_share(values[measure], left_out[measure], of[measure]) for measure in of}
+    return {**shares, "density": jackknife(values["density"], left_out["density"])}
 
 
 def _neighbours_without_groups(

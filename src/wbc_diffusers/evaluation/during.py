@@ -9,9 +9,8 @@ from PIL import Image
 
 from wbc_diffusers.data.dataset import square_pixels
 from wbc_diffusers.data.loading import load_cells
-from wbc_diffusers.evaluation.copies import threshold_of
-from wbc_diffusers.evaluation.copying import LEAST_HELD_OUT
-from wbc_diffusers.evaluation.distances import kernel, kernel_without_groups
+from wbc_diffusers.evaluation.copies import least_held_out, threshold_of
+from wbc_diffusers.evaluation.distances import draw, kernel, kernel_without_groups
 from wbc_diffusers.evaluation.encoders import Encoder
 from wbc_diffusers.evaluation.features import encode
 from wbc_diffusers.evaluation.images import LEAST_IMAGES, Pixels
@@ -38,7 +37,7 @@ class TrainingJudge:
         encoder: Whose features the distance is of.
 
     Raises:
-        ValueError: If there are too few validation images, or too few are to be judged.
+        ValueError: If there are too few validation images, too few are to be judged, or one is a training image.
     """
 
     def __init__(self, data: str, where: Mapping[str, Any], resolution: int, count: int, encoder: Encoder) -> None:
@@ -49,14 +48,15 @@ class TrainingJudge:
                 f"A training is judged by {LEAST_IMAGES} images or more of each kind, and {count} are to be generated, "
                 f"{len(held_out)} are in the validation split: raise evaluate_images, or set evaluate_every null."
             )
-        real = held_out[:count]
+        # At random: by their names, cells of one kind come first.
+        real = held_out[draw(len(held_out), count, 0)]
         self.features = encode(encoder, real)
         self.colour = _mean_colour(real)
-        self.training = np.stack([thumbnail(p) for p in _pixels(load_cells(data, "train", where=where), resolution)])
+        rows = load_cells(data, "train", where=where)
+        self.training = np.stack([thumbnail(square_pixels(row["image"], resolution)) for row in rows])
         self.near: float | None = None
-        if len(held_out) >= LEAST_HELD_OUT:
-            distances = nearest_by_pixels(np.stack([thumbnail(p) for p in held_out]), self.training).distance
-            self.near = threshold_of(distances)
+        if len(held_out) >= least_held_out():
+            self.near = threshold_of(nearest_by_pixels(np.stack([thumbnail(p) for p in held_out]), self.training))
 
     def __call__(self, images: Sequence[Image.Image]) -> Judgement:
         """Judge generated images.

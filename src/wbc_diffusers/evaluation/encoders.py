@@ -141,11 +141,15 @@ class Encoder:
     extractor: FeatureExtractorBase
     fingerprint: str
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.extractor.parameters()).device
+
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
         """Features (n, D) of images (n, H, W, 3)."""
-        device = next(self.extractor.parameters()).device
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
         return self.extractor(images)[0].float().cpu().numpy()
 
     def named(self, measure: str) -> str:

@@ -5,22 +5,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from wbc_diffusers import __version__
 from wbc_diffusers.data.output import check_output, whole_folder
 from wbc_diffusers.evaluation.by_encoder import Comparison, compare_by
 from wbc_diffusers.evaluation.by_eye import ByEye, look_at_cells
-from wbc_diffusers.evaluation.copying import LEAST_HELD_OUT, Copying, look_for_copies
+from wbc_diffusers.evaluation.copies import least_held_out
+from wbc_diffusers.evaluation.copying import Copying, look_for_copies
 from wbc_diffusers.evaluation.encoders import INCEPTION, Encoder, load_encoder
 from wbc_diffusers.evaluation.features import Features, features_of
 from wbc_diffusers.evaluation.images import (
     ImageSet,
-    ImageSetError,
     Processing,
     check_disjoint,
     read_set,
     same_processing,
 )
-from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, read_manifest
+from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, find_shared, read_manifest
 from wbc_diffusers.evaluation.rows import Row
 from wbc_diffusers.generation import process_state
 
@@ -80,7 +82,7 @@ class Evaluation:
         comparisons: By encoder.
         by_eye: What was measured of the cells.
         copying: What was found of copies; None without training images, or with too few real ones.
-        leaks: Real images that the model was trained on; None where no model was given.
+        leaks: Real images that the model was trained on, by what says so.
         notes: What a reader of the figures must know, in sentences.
     """
 
@@ -92,7 +94,7 @@ class Evaluation:
     comparisons: list[Comparison]
     by_eye: ByEye
     copying: Copying | None
-    leaks: Leaks | None
+    leaks: dict[str, Leaks]
     notes: list[str]
 
     @property
@@ -141,6 +143,10 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
     state = process_state()
     if state.is_main_process:
         out = check_output(out)
+    else:
+        say = _nothing
+    if plan.inception_weights is not None and INCEPTION not in plan.encoders:
+        raise ValueError(f"--inception-weights are given, but no encoder {INCEPTION}: give that too, or neither.")
     encoders = [load_encoder(name, state.device, plan.inception_weights) for name in plan.encoders]
     say("reading images")
     real, generated, train = _read_sets(plan)
@@ -163,17 +169,29 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
     say("measuring cells")
     by_eye = look_at_cells(real, generated, train, processing, plan.cache, plan.seed)
     copying = None
-    if train is not None and len(real) >= LEAST_HELD_OUT:
-        first = by_encoder[0]
-        features_of_each = first[0], first[1], first[2]
-        copying = look_for_copies((real, generated, train), features_of_each, encoders[0], processing, plan.seed, say)
-    notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks)]
+    seen = {path for each in leaks.values() for path in each.paths}
+    held_out = np.array([path not in seen for path in real.paths])
+    if train is not None and held_out.sum() >= least_held_out():
+        of_real, of_generated, of_train = by_encoder[0]
+        copying = look_for_copies(
+            (real.only(held_out), generated, train),
+            (of_real[held_out], of_generated, of_train),
+            encoders[0],
+            processing,
+            plan.seed,
+            say,
+        )
+    notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks, int(held_out.sum()))]
     found = Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
     say("writing the report")
     with whole_folder(out) as folder:
         _write_json(found, folder / JSON_NAME)
         write_report(found, folder / PAGE_NAME)
     return found
+
+
+def _nothing(line: str) -> None:
+    """Say nothing."""
 
 
 def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
@@ -184,23 +202,20 @@ def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     return real, generated, train
 
 
-def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> Leaks | None:
-    if train is not None and not plan.allow_leaks:
-        try:
-            check_disjoint(real, train)
-        except ImageSetError as error:
-            raise LeakError(f"{error} --allow-leaks goes on all the same.") from error
-    if plan.model is None:
-        return None
-    leaks = find_leaks(real, read_manifest(plan.model))
-    if leaks.count and not plan.allow_leaks:
-        first = (*leaks.exact, *leaks.near)[0]
-        raise LeakError(
-            f"{plan.model} was trained on {len(leaks.exact)} of the {len(real)} real images in {real.folder}, and "
-            f"{len(leaks.near)} look like some that it was trained on, such as {first.name}: it would be judged by "
-            "what it has seen. Give images that it has not, or --allow-leaks."
-        )
-    return leaks
+def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[str, Leaks]:
+    """Real images that the model was trained on: by its manifest, and by the training images that were given."""
+    found = {}
+    if plan.model is not None:
+        found[f"The model {plan.model}"] = find_leaks(real, read_manifest(plan.model))
+    if train is not None:
+        found[f"The training set {train.folder}"] = find_shared(real, train)
+    for whose, leaks in found.items():
+        if leaks.paths and not plan.allow_leaks:
+            raise LeakError(
+                f"{whose} has seen what is to judge it: {leaks.in_words} Give real images that are none of them, or "
+                "--allow-leaks."
+            )
+    return found
 
 
 def _notes(
@@ -208,7 +223,8 @@ def _notes(
     generated: ImageSet,
     train: ImageSet | None,
     comparisons: Sequence[Comparison],
-    leaks: Leaks | None,
+    leaks: dict[str, Leaks],
+    held_out: int,
 ) -> list[str]:
     notes = []
     least = min(len(real), len(generated))
@@ -228,19 +244,15 @@ def _notes(
             "The floor is one half of the real images against the other; with --train it would be training images, and "
             "copies of them would be looked for."
         )
-    elif len(real) < LEAST_HELD_OUT:
+    elif held_out < least_held_out():
         notes.append(
-            f"Copies were not looked for: {len(real)} real images are too few to say how near to the training images "
-            f"one may come that is no copy; {LEAST_HELD_OUT} are needed."
+            f"Copies were not looked for: {held_out} real images are too few to say how near to the training images "
+            f"one may come that is no copy; {least_held_out()} are needed."
         )
     repeated = [f"{each.repeated} of the {each.role} images" for each in (real, generated) if each.repeated]
     if repeated:
         notes.append(f"The same pixels again have {' and '.join(repeated)}.")
-    if leaks is not None:
-        notes.append(
-            f"Of the real images {len(leaks.exact)} are among the {leaks.known} that the model or its parents were "
-            f"trained on, and {len(leaks.near)} look like one of them."
-        )
+    notes += [f"{whose}: {each.in_words}" for whose, each in leaks.items()]
     return notes
 
 

@@ -34,15 +34,19 @@ def features_of(
         cache: A file in which features are kept by the hash of their image file.
         state: The processes among which the images are dealt out; None for this one alone.
     """
-    kept = Cache(cache, f"{encoder.name} {encoder.fingerprint} {processing.key} batches of {BATCH}")
+    subject = f"{encoder.name} {encoder.fingerprint} on {encoder.device} {processing.key} batches of {BATCH}"
+    kept = Cache(cache, subject)
     table = _Table(images.hashes)
     for file_hash, row in kept.get(table.missing()):
         table.fill(file_hash, row)
     paths = dict(zip(images.hashes, images.paths, strict=True))
     number, count = (0, 1) if state is None else (state.process_index, state.num_processes)
-    mine = table.missing()[number::count]
-    for first in range(0, len(mine), BATCH):
-        part = mine[first : first + BATCH]
+    # Of all processes, which may have read the cache at different times: each must deal out the same images.
+    wanted = table.missing() if count == 1 else sorted(set(gather_object(table.missing())))
+    mine = wanted[number::count]
+    lacking = [each for each in mine if each not in table.filled]
+    for first in range(0, len(lacking), BATCH):
+        part = lacking[first : first + BATCH]
         pixels = np.concatenate(list(batches([paths[each] for each in part], processing, BATCH)))
         rows = dict(zip(part, encode(encoder, pixels), strict=True))
         kept.put(rows)

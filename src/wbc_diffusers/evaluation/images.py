@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,16 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def only(self, wanted: NDArray[np.bool_]) -> "ImageSet":
+        """Those of the images that are wanted (N,)."""
+        chosen = np.flatnonzero(wanted)
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in chosen),
+            hashes=tuple(self.hashes[i] for i in chosen),
+            pixel_hashes=tuple(self.pixel_hashes[i] for i in chosen),
+        )
 
     @property
     def repeated(self) -> int:

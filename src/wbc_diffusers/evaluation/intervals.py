@@ -37,6 +37,23 @@ def jackknife(value: float, left_out: Sequence[float] | NDArray[np.float64]) -> 
     return around(value, jackknife_error(left_out), len(left_out) - 1)
 
 
+def jackknife_share(value: float, left_out: Sequence[float] | NDArray[np.float64], count: int) -> Estimate:
+    """The same of a share between 0 and 1, of `count` images.
+
+    Where it is 0 or 1 whatever is left out, the jackknife sees no error; the binomial interval (exact) does.
+    """
+    if value in (0, 1) and not jackknife_error(left_out):
+        return share(round(value * count), count)
+    found = jackknife(value, left_out)
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0))
+
+
+def halves(count: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of `count` images, dealt out to two halves at random."""
+    order = np.random.default_rng(seed).permutation(count)
+    return order[: count // 2], order[count // 2 :]
+
+
 def jackknife_error(left_out: Sequence[float] | NDArray[np.float64]) -> float:
     """Standard error from the values with one group left out each."""
     values = np.asarray(left_out, np.float64)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbc_diffusers.data.duplicates import oriented_hashes, thumbnail
+from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
 from wbc_diffusers.data.manifest import check_manifest
 from wbc_diffusers.evaluation.images import ImageSet, load
 
@@ -41,9 +41,19 @@ class Leaks:
     hashed: int
 
     @property
-    def count(self) -> int:
+    def paths(self) -> tuple[Path, ...]:
         """Images that leaked either way."""
-        return len(self.exact) + len(self.near)
+        return self.exact + self.near
+
+    @property
+    def in_words(self) -> str:
+        """How many of the real images, with a name, and what could not be looked for."""
+        told = f"{len(self.exact)} of the real images are among its {self.known} training images"
+        if self.hashed:
+            told += f", and {len(self.near)} look like one of them, or one turned or flipped"
+        if self.hashed < self.known:
+            told += f"; copies of {self.known - self.hashed} of them that are not exact could not be looked for"
+        return told + (f" (such as {self.paths[0].name})." if self.paths else ".")
 
 
 def read_manifest(model: Path) -> dict[str, Any]:
@@ -71,15 +81,25 @@ def find_leaks(images: ImageSet, manifest: Mapping[str, Any]) -> Leaks:
 
     Exact copies are found where the images are prepared as the training images were; near copies at any size.
     """
-    exactly = set(_all(manifest, "image_pixel_sha256"))
-    nearly = np.array([int(each, 16) for each in set(_all(manifest, "image_perceptual_hash"))], np.uint64)
+    nearly = {int(each, 16) for each in _all(manifest, "image_perceptual_hash")}
+    return _found(images, set(_all(manifest, "image_pixel_sha256")), nearly)
+
+
+def find_shared(images: ImageSet, training: ImageSet) -> Leaks:
+    """Find the images that are training images, by the files of these."""
+    nearly = {int(perceptual_hash(load(path).image), 16) for path in training.paths}
+    return _found(images, set(training.pixel_hashes), nearly)
+
+
+def _found(images: ImageSet, exactly: set[str], nearly: set[int]) -> Leaks:
+    hashes = np.array(sorted(nearly), np.uint64)
     exact, near = [], []
     for path, pixel_hash in zip(images.paths, images.pixel_hashes, strict=True):
         if pixel_hash in exactly:
             exact.append(path)
-        elif len(nearly) and _least_bits(oriented_hashes(thumbnail(load(path).image)), nearly) <= NEAR_BITS:
+        elif len(hashes) and _least_bits(oriented_hashes(thumbnail(load(path).image)), hashes) <= NEAR_BITS:
             near.append(path)
-    return Leaks(tuple(exact), tuple(near), len(exactly), len(nearly))
+    return Leaks(tuple(exact), tuple(near), len(exactly), len(hashes))
 
 
 def _all(manifest: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -68,7 +68,7 @@ def write_report(found: Evaluation, path: Path) -> None:
 
 def _shown_set(found: Evaluation, images: ImageSet) -> dict[str, Any]:
     chosen = np.linspace(0, len(images) - 1, min(len(images), _GRID[0] * _GRID[1])).round().astype(int)
-    caption = f"{len(images)} images; every {max(1, len(images) // len(chosen))}th is shown."
+    caption = f"{len(chosen)} of {len(images)} images, evenly spread over their names."
     return {"name": images.role, "grid": _grid(found, images, chosen, _GRID[0]), "caption": caption}
 
 
@@ -149,12 +149,10 @@ def _shown_row(row: Row) -> ShownRow:
 
 
 def figure(value: float | None) -> str:
-    """A figure with three digits that count; "" for none."""
+    """A figure with three digits that count, or to the whole number; "" for none."""
     if value is None or not isfinite(value):
         return ""
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.01 or value == 0 else f"{value:.5f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _bias_chart(comparison: Comparison) -> Any:

@@ -63,6 +63,7 @@ class Trainer:
         resume: "latest", or the path of a checkpoint; None starts anew, and so does "latest" where a run was killed
             before its first checkpoint.
         judge: Judges images every `evaluate_every` updates; the best pipeline by it is kept in the output's `best`.
+            Only the main process needs it.
 
     Raises:
         FileExistsError: If the output holds anything, and nothing is resumed.
@@ -81,10 +82,7 @@ class Trainer:
         judge: Judge | None = None,
     ) -> None:
         self.task, self.recipe, self.output = task, recipe, output
-        if recipe.evaluate_every is not None and judge is None:
-            raise ValueError("The recipe's evaluate_every needs a judge, as `wbc train` brings one: set it null.")
-        self.judge = None if recipe.evaluate_every is None else judge
-        self.judge_every = recipe.evaluate_every or 0
+        self.judge = judge
         tracker = None if recipe.tracker == "none" else recipe.tracker
         # accelerate leaves out a tracker that is not installed without a word.
         if tracker is not None and tracker not in map(str, get_available_trackers()):
@@ -94,6 +92,8 @@ class Trainer:
         self.accelerator = Accelerator(
             mixed_precision=recipe.mixed_precision, log_with=tracker, project_dir=output, kwargs_handlers=[parallel]
         )
+        if recipe.evaluate_every is not None and judge is None and self.accelerator.is_main_process:
+            raise ValueError("The recipe's evaluate_every needs a judge, as `wbc train` brings one: set it null.")
         if self.accelerator.distributed_type in _SHARDED:
             raise ValueError(
                 f"accelerate was told to use {self.accelerator.distributed_type.value}, but these models are trained "
@@ -235,7 +235,8 @@ class Trainer:
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
                 validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
-                judge = not stop and self.judge is not None and (last or self.step % self.judge_every == 0)
+                judging = self.recipe.evaluate_every
+                judge = not stop and judging is not None and (last or self.step % judging == 0)
                 snapshot = None if stop else self.publisher.snapshot_folder(self.step)
                 # Before other pipelines too: it is they that fill a disk, and no update should be lost by that.
                 checkpoint = last or stop or judge or snapshot or self.step % recipe.checkpoint_every == 0
@@ -383,13 +384,11 @@ class Trainer:
                 self._log(verdict.figures)
         best = verdict is not None and self.publisher.is_best(verdict.score, self.step)
         if self._all_agree(best or not self.accelerator.is_main_process):
-            self._write_pipeline(self.output / BEST_NAME)
-            if verdict is not None:
-                self.publisher.note_best(verdict, self.step)
+            self._write_pipeline(self.output / BEST_NAME, verdict)
 
-    def _write_pipeline(self, folder: Path) -> None:
+    def _write_pipeline(self, folder: Path, verdict: Verdict | None = None) -> None:
         try:
-            self.publisher.write(folder, self._average_models(), self.step, self.seconds)
+            self.publisher.write(folder, self._average_models(), self.step, self.seconds, verdict)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error} {self.checkpoints.describe_latest()}: make room there and go on with --resume latest."

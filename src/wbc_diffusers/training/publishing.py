@@ -16,12 +16,12 @@ from torch import nn
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.training.checkpoints import CheckpointError
 from wbc_diffusers.training.feed import Feed
-from wbc_diffusers.training.files import move_in, write_whole
+from wbc_diffusers.training.files import move_in
 from wbc_diffusers.training.output import LAST_NAME
 from wbc_diffusers.training.task import Task
 
 BEST_NAME = "best"
-_SCORE_NAME = "score.json"
+SCORE_NAME = "score.json"
 
 
 class Verdict(Protocol):
@@ -62,8 +62,15 @@ class Publisher:
     def __init__(self, task: Task, feed: Feed, output: Path, agree: Callable[[bool], bool], *, is_main: bool) -> None:
         self.task, self.feed, self.output, self.agree, self.is_main = task, feed, output, agree, is_main
 
-    def write(self, folder: Path, averages: dict[str, nn.Module], step: int, seconds: float) -> None:
-        """Write the pipeline into a folder, model_index.json last; every process calls it.
+    def write(
+        self,
+        folder: Path,
+        averages: dict[str, nn.Module],
+        step: int,
+        seconds: float,
+        verdict: Verdict | None = None,
+    ) -> None:
+        """Write the pipeline and a judge's verdict into a folder, model_index.json last; every process calls it.
 
         Raises:
             CheckpointError: If it cannot be written.
@@ -83,6 +90,9 @@ class Publisher:
                     name: deepcopy(model).to(memory_format=torch.contiguous_format) for name, model in averages.items()
                 }
                 self.task.save(contiguous, partial, manifest)
+                if verdict is not None:
+                    told = {"step": step, "score": verdict.score, **verdict.figures}
+                    (partial / SCORE_NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
                 folder.mkdir(parents=True, exist_ok=True)
                 move_in(partial, folder, last=LAST_NAME)
             except Exception as caught:
@@ -111,15 +121,18 @@ class Publisher:
     # -- the best ----------------------------------------------------------------------------------------------------
 
     def is_best(self, score: float, step: int) -> bool:
-        """Whether a score is lower than that of the best pipeline so far; one of a later update is of another run."""
-        path = self.output / BEST_NAME / _SCORE_NAME
+        """Whether a score is lower than that of the best pipeline so far; one of a later update is of another run.
+
+        Raises:
+            CheckpointError: If there is a best one whose score can't be read: it would be lost.
+        """
+        path = self.output / BEST_NAME / SCORE_NAME
+        if not math.isfinite(score):
+            return False
         try:
             best = json.loads(path.read_text(encoding="utf-8"))
-            return best["step"] >= step or score < best["score"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return bool(best["step"] >= step or score < best["score"])
+        except FileNotFoundError:
             return True
-
-    def note_best(self, verdict: Verdict, step: int) -> None:
-        """Write down the score of the best pipeline beside it."""
-        told = {"step": step, "score": verdict.score, **verdict.figures}
-        write_whole(self.output / BEST_NAME / _SCORE_NAME, (json.dumps(told, indent=1) + "\n").encode())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}): move {path.parent} away.") from error

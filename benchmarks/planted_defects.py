@@ -172,7 +172,7 @@ def found_by(found: "Evaluation", measure: str) -> Row:
     return row
 
 
-def run(sets: Sets, folder: Path) -> dict[str, dict[str, Row]]:
+def run(sets: Sets, folder: Path, places: Sequence[int]) -> dict[str, dict[str, Row]]:
     """Evaluate without a defect and with each amount of each: rows by defect and amount, and by measure."""
     # Here, since the processes that measure cells import this file, and need no torch.
     from wbc_diffusers.evaluation.evaluate import Plan, evaluate
@@ -181,7 +181,7 @@ def run(sets: Sets, folder: Path) -> dict[str, dict[str, Row]]:
     train = write(folder / "train", [cell.pixels for cell in sets.train])
     planted: dict[str, list[Pixels]] = {"none": [cell.pixels for cell in sets.posing]}
     for name, defect in DEFECTS.items():
-        for amount in defect.amounts:
+        for amount in (defect.amounts[place] for place in places):
             gone = round(amount * len(sets.modes))
             unit = defect.unit.format(amount, modes=gone, all=len(sets.modes))
             planted[f"{name}, {unit}"] = defect.plant(sets, amount)
@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--phantom", action="store_true", help="plant defects into phantom cells")
     parser.add_argument("--pbc", type=Path, help="folder of the PBC granulocytes")
     parser.add_argument("--size", type=int, default=64, help="pixels a side")
+    parser.add_argument("--amounts", type=int, nargs="+", default=[0, 1, 2], help="which of the amounts of a defect")
     parser.add_argument("--out", type=Path, help="file for all figures, as JSON")
     options = parser.parse_args()
     sets = ([phantoms(options.size)] if options.phantom else []) + (
@@ -244,7 +245,7 @@ def main() -> None:
     for each in sets:
         print(f"{len(each.real)} real, {len(each.posing)} posing, {len(each.train)} training images, {options.size} px")
         with TemporaryDirectory() as folder:
-            found = run(each, Path(folder))
+            found = run(each, Path(folder), options.amounts)
         report(found)
         kept.append({name: [row.to_dict() for row in rows.values()] for name, rows in found.items()})
     if options.out:

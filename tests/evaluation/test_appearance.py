@@ -50,7 +50,7 @@ def _jpeg(pixels: np.ndarray, i: int) -> np.ndarray:
 
 DEFECTS = {
     "noise": (lambda p, i: np.clip(p + np.random.default_rng(i).normal(0, 4, p.shape), 0, 255).astype(np.uint8),
-              "detail_4", +1),
+              "background_green_spread", +1),
     "blur": (lambda p, i: np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(0.7))), "detail_4", -1),
     "contrast": (lambda p, i: np.rint(200 + 0.9 * (p - 200.0)).astype(np.uint8), "contrast", -1),
     "JPEG": (_jpeg, "blocks", +1),
@@ -97,11 +97,11 @@ def test_intervals_are_welchs() -> None:
     assert welch(np.ones(5), np.full(5, 3.0)).value == 2
 
 
-def test_what_is_missing_is_left_out_and_told(real: np.ndarray) -> None:
+def test_what_is_missing_is_left_out_and_counted(real: np.ndarray) -> None:
     holes = real.copy()
     holes[:10, MEASURES.index("lobes")] = np.nan
     found = differences(real, holes, real)["lobes"]
-    assert found.missing_generated == pytest.approx(10 / COUNT)
+    assert (found.n_real, found.n_generated, found.n_floor) == (COUNT, COUNT - 10, (COUNT, COUNT))
     assert found.generated == pytest.approx(float(np.nanmean(holes[:, MEASURES.index("lobes")])), rel=1e-6)
     none = np.full_like(real, np.nan)
     assert np.isnan(differences(real, none, real)["contrast"].difference.value)
@@ -111,3 +111,11 @@ def test_less_variety_is_told(real: np.ndarray) -> None:
     twins = np.repeat(real[:2], COUNT // 2, axis=0)
     found = differences(real, twins, real)
     assert found["cell_area"].spread < 0.8
+
+
+def test_a_difference_that_other_real_cells_have_too_is_not_seen(real: np.ndarray) -> None:
+    shifted, far = real.copy(), real.copy()
+    shifted[:, 0] += 10  # another slide, say
+    far[:, 0] += 30
+    assert not differences(real, shifted, shifted)["contrast"].seen
+    assert differences(real, far, shifted)["contrast"].seen

@@ -51,6 +51,16 @@ def test_an_evaluation_says_how_far_sets_are_and_beside_what(
     assert rows["probe_auc_efficientnet_lite0"]["low"] < 0.6
     assert rows["contrast_difference"]["low"] < 0 < rows["contrast_difference"]["high"]
     assert not any(name in rows for name in ("fid", "kid", "copies"))
+    assert rows["share_without_nucleus"]["value"] == 0
+    assert 0 < rows["share_without_nucleus"]["high"] < 0.15
+    whole = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [(each["role"], each["images"], each["width"]) for each in whole["sets"]] == [
+        ("real", 40, 48), ("generated", 30, 48)
+    ]  # fmt: skip
+    assert len(whole["encoders"][0]["most_convincing_first"]) == 30
+    contrast = whole["cells"]["differences"][0]
+    assert contrast["generated"] - contrast["real"] == pytest.approx(rows["contrast_difference"]["value"])
+    assert whole["copies"] is None
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "<svg" in page
@@ -131,6 +141,11 @@ def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: 
     assert rows["copies"]["value"] == pytest.approx(12 / 102, abs=0.03)
     assert rows["copies_excess"]["low"] > 0
     assert rows["copies_found"]["value"] > 0.95
+    audit = json.loads((tmp_path / "out" / "evaluation.json").read_text())["copies"]["pixels"]
+    # Copy number 90 + i is a training image's number i.
+    pairs = {(int(p["generated"][:4]) - 90, int(p["training"][:4])) for p in audit["closest"]}
+    assert len(pairs) == 10
+    assert all(copy == original for copy, original in pairs)
     assert rows["fd_efficientnet_lite0"]["floor_n_other"] == 100
 
 

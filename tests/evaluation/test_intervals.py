@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wbc_diffusers.evaluation.intervals import GROUPS, around, curve, extrapolate, groups_of, jackknife, share
+from wbc_diffusers.evaluation.intervals import (
+    GROUPS,
+    around,
+    curve,
+    extrapolate,
+    groups_of,
+    halves,
+    jackknife,
+    jackknife_share,
+    share,
+)
 
 
 def test_groups_are_as_large_as_can_be_alike_and_the_same_every_time() -> None:
@@ -48,3 +58,18 @@ def test_a_bias_of_one_in_n_is_taken_away() -> None:
     found = extrapolate(points, error=0.5)
     assert found.value == pytest.approx(7.0, abs=1e-9)
     assert found.high - found.value == pytest.approx(around(7.0, 0.5, GROUPS - 1).high - 7.0, rel=1e-6)
+
+
+def test_a_share_at_a_bound_has_the_binomial_interval() -> None:
+    found = jackknife_share(0.0, [0.0] * 20, 50)
+    assert (found.value, found.low) == (0, 0)
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 50))
+    inside = jackknife_share(0.97, np.linspace(0.9, 1.0, 20), 50)
+    assert inside.high == 1
+    assert 0 < inside.low < 0.97
+
+
+def test_halves_share_no_image_and_leave_none_out() -> None:
+    first, second = halves(11)
+    assert sorted([*first, *second]) == list(range(11))
+    assert (len(first), len(second)) == (5, 6)

@@ -24,8 +24,9 @@ class Difference:
         difference: Generated less real, with its interval (Welch).
         standardised: The difference in standard deviations of the real cells.
         floor: The same difference of other real cells, with its interval.
-        missing_real: Share of the real cells that don't have the measure, such as the lobes where no nucleus is found.
-        missing_generated: The same of the generated ones.
+        n_real: Real cells that have the measure; without a nucleus, there are no lobes.
+        n_generated: The same of the generated ones.
+        n_floor: The same of the two sets of the floor.
         spread: Standard deviation over the generated cells by that over the real ones: below 1 they vary less.
     """
 
@@ -35,14 +36,16 @@ class Difference:
     difference: Estimate
     standardised: float
     floor: Estimate
-    missing_real: float
-    missing_generated: float
+    n_real: int
+    n_generated: int
+    n_floor: tuple[int, int]
     spread: float
 
     @property
     def seen(self) -> bool:
-        """Whether the interval of the difference excludes 0."""
-        return self.difference.low > 0 or self.difference.high < 0
+        """Whether the difference is beyond what other real cells may differ by: cells of one slide are alike."""
+        reach = max(abs(self.floor.low), abs(self.floor.high))
+        return self.difference.low > reach or self.difference.high < -reach
 
 
 def compare_cells(real: Table, generated: Table, floor: tuple[Table, Table]) -> list[Difference]:
@@ -55,8 +58,7 @@ def compare_cells(real: Table, generated: Table, floor: tuple[Table, Table]) -> 
     """
     found = []
     for i, measure in enumerate(MEASURES):
-        ours, theirs = real[:, i].astype(np.float64), generated[:, i].astype(np.float64)
-        kept, made = ours[~np.isnan(ours)], theirs[~np.isnan(theirs)]
+        kept, made, *others = (_known(table[:, i]) for table in (real, generated, *floor))
         difference = welch(kept, made)
         scale = kept.std(ddof=1) if len(kept) > 1 else np.nan
         found.append(
@@ -66,13 +68,18 @@ def compare_cells(real: Table, generated: Table, floor: tuple[Table, Table]) -> 
                 generated=float(made.mean()) if len(made) else np.nan,
                 difference=difference,
                 standardised=float(difference.value / scale) if scale > 0 else np.nan,
-                floor=welch(*(each[~np.isnan(each)] for each in (floor[0][:, i], floor[1][:, i]))),
-                missing_real=1 - len(kept) / len(ours),
-                missing_generated=1 - len(made) / len(theirs),
+                floor=welch(*others),
+                n_real=len(kept),
+                n_generated=len(made),
+                n_floor=(len(others[0]), len(others[1])),
                 spread=float(made.std(ddof=1) / scale) if scale > 0 and len(made) > 1 else np.nan,
             )
         )
     return found
+
+
+def _known(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    return values[~np.isnan(values)].astype(np.float64)
 
 
 def welch(first: NDArray[np.floating], second: NDArray[np.floating]) -> Estimate:

@@ -23,6 +23,7 @@ class Comparison:
         line: The Fréchet distance by number of images of both sets, and the same of the floor.
         floor_line: The same for real images in the place of the generated ones.
         convincing: Places of the generated images, no more than 5,000, by the probe's score, the most convincing first.
+        fingerprint: SHA-256 of its weights.
         features: Features of an image; with fewer images than four times that, the distance is not extrapolated.
     """
 
@@ -31,6 +32,7 @@ class Comparison:
     line: list[tuple[int, float]]
     floor_line: list[tuple[int, float]]
     convincing: NDArray[np.int64]
+    fingerprint: str
     features: int
 
 
@@ -77,7 +79,7 @@ def compare_by(
         rows.append(row)
     floor_line = frechet_line(ours, other, seed)
     convincing = probe.scored[np.argsort(probe.scores, kind="stable")]
-    return Comparison(encoder.name, rows, found.line, floor_line, convincing, real.shape[1])
+    return Comparison(encoder.name, rows, found.line, floor_line, convincing, encoder.fingerprint, real.shape[1])
 
 
 def _values(real: Features, other: Features, seed: int) -> dict[str, float]:

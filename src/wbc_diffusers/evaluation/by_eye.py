@@ -22,7 +22,7 @@ from wbc_diffusers.evaluation.cells import (
     shares_of_grades,
 )
 from wbc_diffusers.evaluation.images import ImageSet, Processing, load
-from wbc_diffusers.evaluation.intervals import Estimate, share
+from wbc_diffusers.evaluation.intervals import Estimate, halves, share
 from wbc_diffusers.evaluation.rows import Row
 
 VERSION = 2
@@ -52,6 +52,8 @@ class Grades:
         generated: The same of the generated ones.
         abnormal: Share of the generated cells that show it at all.
         abnormal_real: The same of the real ones.
+        n_real: Real cells that the measure can be taken of.
+        n_generated: The same of the generated ones.
     """
 
     abnormality: str
@@ -59,6 +61,8 @@ class Grades:
     generated: tuple[float, float, float]
     abnormal: Estimate
     abnormal_real: Estimate
+    n_real: int
+    n_generated: int
 
 
 @dataclass(frozen=True)
@@ -69,34 +73,54 @@ class ByEye:
         differences: By measure.
         sharpened: The same of the generated images after the thesis's contrast sharpening.
         grades: By abnormality.
-        sizes: Real and generated cells, and those of the floor.
+        without_nucleus: Share of the generated images in which no nucleus is found.
+        without_nucleus_real: The same of the real ones.
+        n_real: Real images.
+        n_generated: Generated ones.
     """
 
     differences: list[Difference]
     sharpened: list[Difference]
     grades: list[Grades]
-    sizes: tuple[int, int, int, int]
+    without_nucleus: Estimate
+    without_nucleus_real: Estimate
+    n_real: int
+    n_generated: int
 
     @property
     def rows(self) -> list[Row]:
         """All figures: for each measure the difference from the real cells, and the shares that are abnormal."""
-        rows = [self._row(f"{d.measure}_difference", d.difference, d.floor.value) for d in self.differences]
-        rows += [self._row(f"sharpened_{d.measure}_difference", d.difference, None) for d in self.sharpened]
-        return rows + [self._row(f"share_{g.abnormality}", g.abnormal, g.abnormal_real.value) for g in self.grades]
+        rows = [_row_of(d, d.measure) for d in self.differences]
+        rows += [_row_of(d, f"sharpened_{d.measure}") for d in self.sharpened]
+        shares = [("without_nucleus", self.without_nucleus, self.without_nucleus_real, self.n_real, self.n_generated)]
+        shares += [(g.abnormality, g.abnormal, g.abnormal_real, g.n_real, g.n_generated) for g in self.grades]
+        for name, found, real, n_real, n_generated in shares:
+            row = Row(
+                measure=f"share_{name}",
+                value=found.value,
+                low=found.low,
+                high=found.high,
+                floor=real.value,
+                n_real=n_real,
+                n_generated=n_generated,
+                floor_n_other=n_real,
+            )
+            rows.append(row)
+        return rows
 
-    def _row(self, measure: str, found: Estimate, floor: float | None) -> Row:
-        n_real, n_generated, floor_n_real, floor_n_other = self.sizes
-        return Row(
-            measure=measure,
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            floor=floor,
-            n_real=n_real,
-            n_generated=n_generated,
-            floor_n_real=floor_n_real,
-            floor_n_other=floor_n_other,
-        )
+
+def _row_of(found: Difference, measure: str) -> Row:
+    return Row(
+        measure=f"{measure}_difference",
+        value=found.difference.value,
+        low=found.difference.low,
+        high=found.difference.high,
+        floor=found.floor.value,
+        n_real=found.n_real,
+        n_generated=found.n_generated,
+        floor_n_real=found.n_floor[0],
+        floor_n_other=found.n_floor[1],
+    )
 
 
 def measure_set(
@@ -152,11 +176,21 @@ def look_at_cells(
     if train is not None:
         floor = ours, measure_set(train, processing, cache, workers)
     else:
-        order = np.random.default_rng(seed).permutation(len(ours))
-        floor = ours[order[: len(ours) // 2]], ours[order[len(ours) // 2 :]]
-    grades = [_grades(name, ours, theirs) for name in ABNORMALITIES]
-    sizes = len(ours), len(theirs), len(floor[0]), len(floor[1])
-    return ByEye(compare_cells(ours, theirs, floor), compare_cells(ours, sharper, floor), grades, sizes)
+        first, second = halves(len(ours), seed)
+        floor = ours[first], ours[second]
+    return ByEye(
+        differences=compare_cells(ours, theirs, floor),
+        sharpened=compare_cells(ours, sharper, floor),
+        grades=[_grades(name, ours, theirs) for name in ABNORMALITIES],
+        without_nucleus=_without_nucleus(theirs),
+        without_nucleus_real=_without_nucleus(ours),
+        n_real=len(ours),
+        n_generated=len(theirs),
+    )
+
+
+def _without_nucleus(cells: Table) -> Estimate:
+    return share(int(np.isnan(cells[:, MEASURES.index("lobes")]).sum()), len(cells))
 
 
 def _grades(abnormality: str, real: Table, generated: Table) -> Grades:
@@ -164,7 +198,8 @@ def _grades(abnormality: str, real: Table, generated: Table) -> Grades:
     values = [table[:, MEASURES.index(measure)] for table in (real, generated)]
     ours, theirs = (shares_of_grades(each, thresholds) for each in values)
     abnormal_real, abnormal = (_abnormal(each, thresholds) for each in values)
-    return Grades(abnormality, ours, theirs, abnormal, abnormal_real)
+    known_real, known = (int((~np.isnan(each)).sum()) for each in values)
+    return Grades(abnormality, ours, theirs, abnormal, abnormal_real, known_real, known)
 
 
 def _abnormal(values: NDArray[np.floating], thresholds: tuple[float, float]) -> Estimate:

@@ -1,13 +1,11 @@
 """`wbc evaluate`: is a set of generated images as good as real cells, where does it differ, and did it copy?"""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from wbc_diffusers import __version__
 from wbc_diffusers.data.output import check_output, whole_folder
 from wbc_diffusers.evaluation.by_encoder import Comparison, compare_by
 from wbc_diffusers.evaluation.by_eye import ByEye, look_at_cells
@@ -23,10 +21,10 @@ from wbc_diffusers.evaluation.images import (
     same_processing,
 )
 from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, find_shared, read_manifest
+from wbc_diffusers.evaluation.record import write_record
 from wbc_diffusers.evaluation.rows import Row
 from wbc_diffusers.generation import process_state
 
-SCHEMA_VERSION = 1
 JSON_NAME, PAGE_NAME = "evaluation.json", "index.html"
 
 FEW_IMAGES = 2000
@@ -185,7 +183,7 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
     found = Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
     say("writing the report")
     with whole_folder(out) as folder:
-        _write_json(found, folder / JSON_NAME)
+        write_record(found, folder / JSON_NAME)
         write_report(found, folder / PAGE_NAME)
     return found
 
@@ -254,14 +252,3 @@ def _notes(
         notes.append(f"The same pixels again have {' and '.join(repeated)}.")
     notes += [f"{whose}: {each.in_words}" for whose, each in leaks.items()]
     return notes
-
-
-def _write_json(found: Evaluation, path: Path) -> None:
-    whole = {
-        "schema_version": SCHEMA_VERSION,
-        "wbc_diffusers": __version__,
-        "seed": found.plan.seed,
-        "notes": found.notes,
-        "rows": [row.to_dict() for row in found.rows],
-    }
-    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -16,8 +16,9 @@ from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
 from wbc_diffusers.evaluation.evaluate import Evaluation
 from wbc_diffusers.evaluation.images import ImageSet, batches
+from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.evaluation.rows import Row
-from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, new_chart, write_page
+from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, new_chart, percent, write_page
 
 _GRID = (8, 3)
 _EXTREMES = 16
@@ -61,7 +62,8 @@ def write_report(found: Evaluation, path: Path) -> None:
         sets=[_shown_set(found, images) for images in (found.real, found.generated)],
         encoders=[_shown_comparison(found, each) for each in found.comparisons],
         groups=_shown_measures(found),
-        grades=found.by_eye.grades,
+        by_eye=found.by_eye,
+        interval=interval,
         copies=_shown_copies(found),
     )
 
@@ -122,7 +124,7 @@ def _shown_copies(found: Evaluation) -> dict[str, Any] | None:
         "pairs": [(name, _pairs(found, each)) for name, each in (("pixels", by_pixels), ("features", by_features))],
         "authentic": found.copying.authentic,
         "authentic_held_out": found.copying.authentic_held_out,
-        "held_out": len(found.real),
+        "held_out": len(by_pixels.held_out.index),
     }
 
 
@@ -146,6 +148,11 @@ def _shown_row(row: Row) -> ShownRow:
         counts += f" (floor: {row.floor_n_real}, {row.floor_n_other})"
     interval = "" if row.low is None or row.high is None else f"{figure(row.low)} to {figure(row.high)}"
     return ShownRow(name, meaning, figure(row.value), interval, figure(row.value_at_floor), figure(row.floor), counts)
+
+
+def interval(found: Estimate) -> str:
+    """The interval of a share."""
+    return f"{percent(found.low)} to {percent(found.high)}"
 
 
 def figure(value: float | None) -> str:

@@ -15,7 +15,8 @@ class Row:
         value: The figure.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        floor: What the same measure is for real images in the place of the generated ones.
+        floor: What the same measure is for real images in the place of the generated ones; of a share, that of the
+            real images themselves.
         n_real: Real images that it is of.
         n_generated: Generated ones.
         floor_n_real: Real images that the floor is of.

@@ -112,6 +112,15 @@ def test_upper_bound_of_the_copies_counts_those_that_are_missed(found, share):
     assert held >= 95
 
 
+def test_cells_unlike_real_ones_hide_no_copies():
+    # Not one is near by chance, where one in a hundred real ones is: the copies are fewer than false alarms would be.
+    rng = np.random.default_rng(3)
+    generated = np.concatenate([np.full(16, 0.01), rng.uniform(0.5, 1, 1984)])
+    found = audit(given, generated, rng.uniform(0.1, 1, 320), TRAINING, {"planted": np.full(400, 0.01)})
+    assert found.excess.value < 0
+    assert found.copies_at_most >= 0.008
+
+
 def test_the_closest_pairs_come_first_and_ties_in_order():
     distances = np.array([0.5, 0.2, 0.9, 0.2, 0.7])
     pairs = closest_pairs(Nearest(np.array([10, 11, 12, 13, 14]), distances), 4)

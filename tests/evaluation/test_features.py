@@ -153,7 +153,7 @@ def test_unknown_encoders_are_told_with_those_that_there_are() -> None:
 def test_a_cache_gives_back_the_same_bits_and_knows_what_belongs_to_what(
     cells: Cells, folder: Write, lite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "BATCH", 8)
+    monkeypatch.setattr(features, "CPU_BATCH", 8)
     images = read_set(folder("a", [cells[i] for i in range(20)] + [cells[2]]), "real")
     plain = features_of(images, lite, Processing(48))
     assert plain.shape == (21, 1280)

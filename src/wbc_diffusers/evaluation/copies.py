@@ -67,11 +67,10 @@ class CopyAudit:
     def copies_at_most(self) -> float:
         """Upper bound of the share of copies such as were planted, those that were missed among them.
 
-        A share c of copies makes an excess of c times the share found less the false alarms; a search that may find no
-        more than these bounds nothing.
+        All that are taken for copies count: of generated cells that are unlike real ones, fewer are taken for copies by
+        mistake than of these, and to take the false alarms off would hide as many copies.
         """
-        told_apart = self.found_of_all.low - self.false_alarms.high
-        return min(max(self.excess.high, 0.0) / told_apart, 1.0) if told_apart > 0 else 1.0
+        return min(self.beyond.high / self.found_of_all.low, 1.0) if self.found_of_all.low > 0 else 1.0
 
 
 def audit(

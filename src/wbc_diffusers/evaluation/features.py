@@ -12,7 +12,8 @@ from wbc_diffusers.evaluation.cache import Cache
 from wbc_diffusers.evaluation.encoders import Encoder
 from wbc_diffusers.evaluation.images import ImageSet, Pixels, Processing, batches
 
-BATCH = 32
+CPU_BATCH, BATCH = 8, 64
+"""Images at once. On a CPU, larger activations are given back to the system and cleared anew for each layer."""
 
 Features = NDArray[np.float32]
 
@@ -34,7 +35,8 @@ def features_of(
         cache: A file in which features are kept by the hash of their image file.
         state: The processes among which the images are dealt out; None for this one alone.
     """
-    subject = f"{encoder.name} {encoder.fingerprint} on {encoder.device} {processing.key} batches of {BATCH}"
+    size = batch_size(encoder)
+    subject = f"{encoder.name} {encoder.fingerprint} on {encoder.device} {processing.key} batches of {size}"
     kept = Cache(cache, subject)
     table = _Table(images.hashes)
     for file_hash, row in kept.get(table.missing()):
@@ -45,9 +47,9 @@ def features_of(
     wanted = table.missing() if count == 1 else sorted(set(gather_object(table.missing())))
     mine = wanted[number::count]
     lacking = [each for each in mine if each not in table.filled]
-    for first in range(0, len(lacking), BATCH):
-        part = lacking[first : first + BATCH]
-        pixels = np.concatenate(list(batches([paths[each] for each in part], processing, BATCH)))
+    for first in range(0, len(lacking), size):
+        part = lacking[first : first + size]
+        pixels = np.concatenate(list(batches([paths[each] for each in part], processing, size)))
         rows = dict(zip(part, encode(encoder, pixels), strict=True))
         kept.put(rows)
         for file_hash, row in rows.items():
@@ -61,13 +63,18 @@ def features_of(
 
 def encode(encoder: Encoder, pixels: Pixels) -> Features:
     """Features (N, D) of images (N, H, W, 3): the same bits for an image whatever others there are."""
-    found = []
-    for first in range(0, len(pixels), BATCH):
-        part = pixels[first : first + BATCH]
+    found, size = [], batch_size(encoder)
+    for first in range(0, len(pixels), size):
+        part = pixels[first : first + size]
         # Always whole batches: the last bits of a convolution depend on how many images go through it at once.
-        whole = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.uint8)])
+        whole = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
         found.append(encoder(whole)[: len(part)])
     return np.concatenate(found)
+
+
+def batch_size(encoder: Encoder) -> int:
+    """Images that go through an encoder at once, on its device."""
+    return CPU_BATCH if encoder.device.type == "cpu" else BATCH
 
 
 class _Table:

@@ -1,6 +1,8 @@
 """Fixtures for all tests: no network, and the real cells where they lie beside the checkout."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep hub and datasets offline, and the caches of datasets out of the user's home."""
     os.environ.setdefault("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets-cache")))
+
+
+@pytest.fixture(autouse=True)
+def _new_accelerator() -> Iterator[None]:
+    """Let every test choose its precision: accelerate keeps the first one of a process."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

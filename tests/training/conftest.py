@@ -3,14 +3,13 @@
 import csv
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -37,13 +36,6 @@ SMALL_GAN: dict[str, Any] = {
 }
 del SMALL_GAN["model"]
 KINDS = [("none", 0), ("dohle_bodies", 2), ("hypersegmentation", 2)]
-
-
-@pytest.fixture(autouse=True)
-def _new_accelerator() -> Iterator[None]:
-    """Let every test choose its precision: accelerate keeps the first one of a process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ from wbc_diffusers.data.phantom import CELLS_PER_SLIDE, PHANTOM_VERSION, Phantom
 from wbc_diffusers.evaluation.by_eye import ABNORMALITIES
 from wbc_diffusers.evaluation.cells import MEASURES, Regions, measure_cell, segment_cell, shares_of_grades
 
-Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 FIRST_SEED = 7_600_000

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -241,7 +241,7 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             found = run(each, Path(folder), options.amounts)
         report(found)
-        kept.append({name: [row.to_dict() for row in rows.values()] for name, rows in found.items()})
+        kept.append({name: [asdict(row) for row in rows.values()] for name, rows in found.items()})
     if options.out:
         options.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 

@@ -22,7 +22,7 @@ class Comparison:
         rows: Its figures.
         line: The Fréchet distance by number of images of both sets, and the same of the floor.
         floor_line: The same for real images in the place of the generated ones.
-        convincing: Places of the generated images, no more than 5,000, by the probe's score, the most convincing first.
+        convincing: Places of the generated images, no more than 2,000, by the probe's score, the most convincing first.
         fingerprint: SHA-256 of its weights.
         features: Features of an image; with fewer images than four times that, the distance is not extrapolated.
     """
@@ -63,12 +63,10 @@ def compare_by(
     rows = []
     for measure, estimate in {**found.estimates, "probe_auc": probe.auc}.items():
         used, known = counts[measure], measure in floor
-        row = Row(
-            measure=encoder.named(measure),
+        row = Row.of(
+            encoder.named(measure),
+            estimate,
             encoder=encoder.name,
-            value=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
             floor=floor.get(measure),
             n_real=used[0],
             n_generated=used[1],

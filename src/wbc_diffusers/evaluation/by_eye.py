@@ -95,26 +95,15 @@ class ByEye:
         shares = [("without_nucleus", self.without_nucleus, self.without_nucleus_real, self.n_real, self.n_generated)]
         shares += [(g.abnormality, g.abnormal, g.abnormal_real, g.n_real, g.n_generated) for g in self.grades]
         for name, found, real, n_real, n_generated in shares:
-            row = Row(
-                measure=f"share_{name}",
-                value=found.value,
-                low=found.low,
-                high=found.high,
-                floor=real.value,
-                n_real=n_real,
-                n_generated=n_generated,
-                floor_n_other=n_real,
-            )
-            rows.append(row)
+            about = {"n_real": n_real, "n_generated": n_generated, "floor_n_other": n_real}
+            rows.append(Row.of(f"share_{name}", found, floor=real.value, **about))
         return rows
 
 
 def _row_of(found: Difference, measure: str) -> Row:
-    return Row(
-        measure=f"{measure}_difference",
-        value=found.difference.value,
-        low=found.difference.low,
-        high=found.difference.high,
+    return Row.of(
+        f"{measure}_difference",
+        found.difference,
         floor=found.floor.value,
         n_real=found.n_real,
         n_generated=found.n_generated,

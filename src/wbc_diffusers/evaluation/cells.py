@@ -42,6 +42,7 @@ CHANNELS = ("red", "green", "blue")
 REGIONS = ("background", "cytoplasm", "nucleus")
 BANDS = 4
 JPEG_BLOCK = 8
+"""Pixels a side of the squares that JPEG encodes."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 MEASURES = (

@@ -46,29 +46,12 @@ class Copying:
             figures = {"copies": each.beyond, "copies_excess": each.excess, "copies_found": each.found_of_all}
             floors = {"copies": each.false_alarms.value}
             rows += [
-                Row(
-                    measure=measure + suffix,
-                    encoder=encoder,
-                    value=found.value,
-                    low=found.low,
-                    high=found.high,
-                    floor=floors.get(measure),
-                    **sizes,
-                )
+                Row.of(measure + suffix, found, encoder=encoder, floor=floors.get(measure), **sizes)
                 for measure, found in figures.items()
             ]
             rows.append(Row(measure="copies_at_most" + suffix, encoder=encoder, value=each.copies_at_most, **sizes))
-        found = self.authentic
-        authentic = Row(
-            measure=f"authenticity_{name}",
-            encoder=self.encoder,
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            floor=self.authentic_held_out.value,
-            **sizes,
-        )
-        return [*rows, authentic]
+        about = {"encoder": self.encoder, "floor": self.authentic_held_out.value}
+        return [*rows, Row.of(f"authenticity_{name}", self.authentic, **about, **sizes)]
 
 
 def look_for_copies(

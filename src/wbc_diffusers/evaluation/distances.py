@@ -35,6 +35,7 @@ KID_SUBSETS, KID_SUBSET = 100, 1000
 """Subsets that the kernel distance is the mean over, and the images of each, as everywhere."""
 
 NO_GROUP = -1
+"""Left out, it leaves all images in."""
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -287,14 +288,14 @@ def _radii(
     features: Features, groups: torch.Tensor, neighbours: Sequence[int], left_out: Sequence[int]
 ) -> dict[int, torch.Tensor]:
     """Distance of each image to its k-th nearest other one without each group, (N, G); it is its own nearest itself."""
-    most = max(neighbours) + 1
-    members = [torch.nonzero(groups == group).squeeze(1) for group in groups.unique()]
+    most, numbers = max(neighbours) + 1, groups.unique()
+    members = [torch.nonzero(groups == number).squeeze(1) for number in numbers]
     found = {k: torch.empty(len(features), len(left_out)) for k in neighbours}
     for start, apart in _apart(features, features):
         # The nearest of each group hold the nearest of all but any one of them.
         nearest = [apart[:, places].topk(min(most, len(places)), largest=False).values for places in members]
         for i, group in enumerate(left_out):
-            rest = [near for near, number in zip(nearest, groups.unique(), strict=True) if number != group]
+            rest = [near for near, number in zip(nearest, numbers, strict=True) if number != group]
             among = torch.cat(rest, dim=1)
             for k in neighbours:
                 found[k][start : start + len(apart), i] = among.kthvalue(k + 1, dim=1).values

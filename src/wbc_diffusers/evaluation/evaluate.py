@@ -116,7 +116,11 @@ class LeakError(ValueError):
     """Images that are to judge a model are among those that it was trained on."""
 
 
-def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation | None:
+def _nothing(line: str) -> None:
+    """Say nothing."""
+
+
+def evaluate(plan: Plan, out: Path, say: Say = _nothing) -> Evaluation | None:
     """Evaluate generated images and write `evaluation.json` and a page into a new folder.
 
     Under `accelerate launch` the images are dealt out to all processes to be encoded; the first one does the rest.
@@ -166,19 +170,14 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
     ]
     say("measuring cells")
     by_eye = look_at_cells(real, generated, train, processing, plan.cache, plan.seed)
-    copying = None
     seen = {path for each in leaks.values() for path in each.paths}
     held_out = np.array([path not in seen for path in real.paths])
+    copying = None
     if train is not None and held_out.sum() >= least_held_out():
         of_real, of_generated, of_train = by_encoder[0]
-        copying = look_for_copies(
-            (real.only(held_out), generated, train),
-            (of_real[held_out], of_generated, of_train),
-            encoders[0],
-            processing,
-            plan.seed,
-            say,
-        )
+        sets_of_copies = real.only(held_out), generated, train
+        features_of_copies = of_real[held_out], of_generated, of_train
+        copying = look_for_copies(sets_of_copies, features_of_copies, encoders[0], processing, plan.seed, say)
     notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks, int(held_out.sum()))]
     found = Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
     say("writing the report")
@@ -186,10 +185,6 @@ def evaluate(plan: Plan, out: Path, say: Say = lambda line: None) -> Evaluation 
         write_record(found, folder / JSON_NAME)
         write_report(found, folder / PAGE_NAME)
     return found
-
-
-def _nothing(line: str) -> None:
-    """Say nothing."""
 
 
 def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbc_diffusers.evaluation.distances import draw
+from wbc_diffusers.evaluation.distances import draw, some
 from wbc_diffusers.evaluation.features import Features
 from wbc_diffusers.evaluation.intervals import GROUPS, Estimate, groups_of, jackknife_share
 
@@ -45,24 +45,25 @@ def tell_apart(real: Features, other: Features, seed: int = 0) -> Probe:
         other: Features of what may be told from them (N, D).
         seed: Of the fifths and groups.
     """
-    known, scored = draw(len(real), MOST_PROBED, seed), draw(len(other), MOST_PROBED, seed + 1)
-    sets = _labelled(real[known], other[scored], seed)
+    scored = draw(len(other), MOST_PROBED, seed + 1)
+    sets = _labelled(real, other, seed)
     auc, scores = _cross_validated(*sets)
     left_out = [_cross_validated(*(each[sets[2] != i] for each in sets))[0] for i in range(GROUPS)]
-    found = jackknife_share(auc, left_out, min(len(known), len(scored)))
-    return Probe(found, scores[len(known) :], scored, len(known))
+    known = len(scores) - len(scored)
+    return Probe(jackknife_share(auc, left_out, min(known, len(scored))), scores[known:], scored, known)
 
 
 def area_under_curve(real: Features, other: Features, seed: int = 0) -> float:
     """The AUC of `tell_apart` alone."""
-    known, scored = draw(len(real), MOST_PROBED, seed), draw(len(other), MOST_PROBED, seed + 1)
-    return _cross_validated(*_labelled(real[known], other[scored], seed))[0]
+    return _cross_validated(*_labelled(real, other, seed))[0]
 
 
 def _labelled(real: Features, other: Features, seed: int) -> tuple[Features, NDArray[np.int64], NDArray[np.int64]]:
-    """The features of both sets, 0 for real and 1 for other ones, and a group for each."""
-    groups = groups_of(len(real), seed=seed), groups_of(len(other), seed=seed + 1)
-    return np.concatenate([real, other]), np.repeat([0, 1], [len(real), len(other)]), np.concatenate(groups)
+    """The features (K, D) of both sets, or of what is drawn of them, 0 for real and 1 for other ones, and groups."""
+    sets = some(real, MOST_PROBED, seed), some(other, MOST_PROBED, seed + 1)
+    sizes = [len(each) for each in sets]
+    groups = [groups_of(size, seed=seed + i) for i, size in enumerate(sizes)]
+    return np.concatenate(sets), np.repeat([0, 1], sizes), np.concatenate(groups)
 
 
 def _cross_validated(x: Features, y: NDArray[np.int64], groups: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:

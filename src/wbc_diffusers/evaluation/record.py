@@ -29,7 +29,7 @@ def write_record(found: "Evaluation", path: Path) -> None:
         "processing": asdict(found.processing),
         "notes": found.notes,
         "leaks": [{"of": whose, **_leaks(each)} for whose, each in found.leaks.items()],
-        "rows": [row.to_dict() for row in found.rows],
+        "rows": [asdict(row) for row in found.rows],
         "encoders": [_comparison(each, found.generated) for each in found.comparisons],
         "cells": asdict(found.by_eye),
         "copies": None if found.copying is None else _copies(found),
@@ -47,13 +47,14 @@ def _plain(value: Any) -> Any:
 
 
 def _set(images: ImageSet) -> dict[str, Any]:
-    size = {"width": images.width, "height": images.height}
     return {
         "role": images.role,
         "folder": images.folder.name,
         "images": len(images),
         "repeated": images.repeated,
-    } | size
+        "width": images.width,
+        "height": images.height,
+    }
 
 
 def _leaks(found: Leaks) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """One figure of an evaluation, as evaluation.json has it."""
 
-from dataclasses import asdict, dataclass
-from math import isfinite
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
+
+from wbc_diffusers.evaluation.intervals import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Row:
     floor_n_other: int | None = None
     value_at_floor: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain data; what could not be measured is None, since JSON has no NaN."""
-        return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(self).items()}
+    @classmethod
+    def of(cls, measure: str, found: Estimate, **about: Any) -> Self:
+        """The row of an estimate; what it is of are the other attributes."""
+        return cls(measure=measure, value=found.value, low=found.low, high=found.high, **about)

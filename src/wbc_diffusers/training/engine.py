@@ -235,8 +235,7 @@ class Trainer:
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
                 validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
-                judging = self.recipe.evaluate_every
-                judge = not stop and judging is not None and (last or self.step % judging == 0)
+                judge = not stop and recipe.evaluate_every and (last or self.step % recipe.evaluate_every == 0)
                 snapshot = None if stop else self.publisher.snapshot_folder(self.step)
                 # Before other pipelines too: it is they that fill a disk, and no update should be lost by that.
                 checkpoint = last or stop or judge or snapshot or self.step % recipe.checkpoint_every == 0

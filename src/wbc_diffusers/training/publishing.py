@@ -21,7 +21,7 @@ from wbc_diffusers.training.output import LAST_NAME
 from wbc_diffusers.training.task import Task
 
 BEST_NAME = "best"
-SCORE_NAME = "score.json"
+_SCORE_NAME = "score.json"
 
 
 class Verdict(Protocol):
@@ -92,7 +92,7 @@ class Publisher:
                 self.task.save(contiguous, partial, manifest)
                 if verdict is not None:
                     told = {"step": step, "score": verdict.score, **verdict.figures}
-                    (partial / SCORE_NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+                    (partial / _SCORE_NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
                 folder.mkdir(parents=True, exist_ok=True)
                 move_in(partial, folder, last=LAST_NAME)
             except Exception as caught:
@@ -126,7 +126,7 @@ class Publisher:
         Raises:
             CheckpointError: If there is a best one whose score can't be read: it would be lost.
         """
-        path = self.output / BEST_NAME / SCORE_NAME
+        path = self.output / BEST_NAME / _SCORE_NAME
         if not math.isfinite(score):
             return False
         try:

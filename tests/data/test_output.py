@@ -1,5 +1,6 @@
 """Output folders become whole at once, whatever killed runs left beside them, or are refused before the work."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -78,3 +79,31 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"output ~nosuchuser/x: .*home.*; give the whole path of a new or empty folder"
     ):
         check_output(Path("~nosuchuser/x"))
+
+
+def test_an_output_that_cannot_be_made_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file" / "out", tmp_path / ("n" * 250), tmp_path / "file" / "a" / "b"):
+        with pytest.raises(OSError, match=r"output folder .* cannot be made \(.*\); name another"), whole_folder(out):
+            pytest.fail("the work began")
+
+
+def test_a_disk_that_runs_full_is_told_with_the_folder(tmp_path: Path) -> None:
+    def run_full() -> None:
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "a").write_text("x")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"out: No space left .* nothing was kept"):
+        run_full()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_in_any_of_the_sources_is_refused(tmp_path: Path) -> None:
+    sources = [tmp_path / name for name in ("real", "generated")]
+    for source in sources:
+        source.mkdir()
+    for source in sources:
+        with pytest.raises(ValueError, match=f"lies in the source .*{source.name}"):
+            check_output(source / "out", *sources)
+    assert check_output(tmp_path / "out", *sources) == (tmp_path / "out").resolve()

@@ -15,6 +15,7 @@ import pytest
 from wbc_diffusers.cli import main
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.data.phantom import render_cell
+from wbc_diffusers.evaluation.cache import CacheError
 from wbc_diffusers.evaluation.evaluate import LeakError, Plan, evaluate
 from wbc_diffusers.evaluation.images import ImageSetError
 
@@ -75,10 +76,12 @@ def test_an_evaluation_says_how_far_sets_are_and_beside_what(
 
 def test_what_is_refused_leaves_nothing_behind(drawn: list[np.ndarray], folder: Write, tmp_path: Path) -> None:
     real, made = folder("real", drawn[:24]), folder("made", drawn[24:48])
-    train = folder("train", [drawn[3], *drawn[48:72]])
+    train, other = folder("train", [drawn[3], *drawn[48:72]]), folder("other", drawn[72:96])
     refused: list[tuple[Plan, type[Exception], str]] = [
         (Plan(real, real, encoders=LITE), ImageSetError, "are the same"),
         (Plan(tmp_path / "no", made, encoders=LITE), FileNotFoundError, "no folder"),
+        (Plan(real, other, other, encoders=LITE), ImageSetError, "training images and the generated ones are the same"),
+        (Plan(real, made, encoders=LITE, cache=made), CacheError, "cannot be used"),
         (Plan(real, made, encoders=("resnet",)), ValueError, "no encoder 'resnet'"),
         (Plan(real, made, train, encoders=LITE), LeakError, "1 of the real images.*--allow-leaks"),
         (Plan(real, made, encoders=LITE, model=made), FileNotFoundError, r"has no training_manifest\.json"),
@@ -89,6 +92,10 @@ def test_what_is_refused_leaves_nothing_behind(drawn: list[np.ndarray], folder: 
         with pytest.raises(error, match=words):
             evaluate(plan, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+    for part in (real, made, train):
+        with pytest.raises(ValueError, match="lies in the source"):
+            evaluate(Plan(real, made, train, encoders=LITE), part / "out")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["made", "other", "real", "train"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
     with pytest.raises(FileExistsError):
@@ -101,14 +108,14 @@ def test_images_that_the_model_knows_stop_the_run_unless_allowed(
     real, made, model = folder("real", drawn[:24]), folder("made", drawn[24:48]), tmp_path / "model"
     model.mkdir()
     base = build_manifest({}, [hashlib.sha256(drawn[5].tobytes()).hexdigest()])
-    manifest = build_manifest({}, ["another"], parent=base)
+    manifest = build_manifest({}, ["0" * 64], parent=base)
     (model / "training_manifest.json").write_text(json.dumps(manifest))
     plan = Plan(real, made, encoders=LITE, model=model)
-    with pytest.raises(LeakError, match=r"1 of the real images are among its 2 .*such as 0005\.png"):
+    with pytest.raises(LeakError, match=r"1 of the real images are among its .*2 different ones.*such as 0005\.png"):
         evaluate(plan, tmp_path / "out")
     found = evaluate(Plan(real, made, encoders=LITE, model=model, allow_leaks=True), tmp_path / "out")
     assert found is not None
-    assert any("1 of the real images are among its 2" in note for note in found.notes)
+    assert any("1 of the real images are among its training images (2 diff" in note for note in found.notes)
 
 
 def test_the_command_tells_in_a_line(drawn: list[np.ndarray], folder: Write, capsys: pytest.CaptureFixture) -> None:
@@ -119,6 +126,56 @@ def test_the_command_tells_in_a_line(drawn: list[np.ndarray], folder: Write, cap
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert told.startswith("wbc: The real images in")
     assert "are the same" in told
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
+    drawn: list[np.ndarray], folder: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    real, made, said = folder("real", drawn[:24]), folder("made", drawn[24:48]), list[str]()
+    with pytest.raises(OSError, match="cannot be made"):
+        evaluate(Plan(real, made, encoders=LITE), tmp_path / "file" / "out", said.append)
+    assert not said
+
+
+def test_training_images_that_are_real_ones_are_no_floor(
+    drawn: list[np.ndarray], folder: Write, tmp_path: Path
+) -> None:
+    real, made = folder("real", drawn[:30]), folder("made", drawn[30:60], "trainedAlgorithmicMedia")
+    cache = tmp_path / "features.sqlite"
+    leaked = evaluate(Plan(real, made, real, LITE, allow_leaks=True, cache=cache), tmp_path / "leaked")
+    without = evaluate(Plan(real, made, None, LITE, cache=cache), tmp_path / "without")
+    other = evaluate(Plan(real, made, folder("train", drawn[60:96]), LITE, cache=cache), tmp_path / "other")
+    assert leaked is not None
+    assert without is not None
+    assert other is not None
+    assert leaked.rows == without.rows
+    assert (other.rows[0].floor_n_real, other.rows[0].floor_n_other) == (30, 30)
+    assert (leaked.rows[0].floor_n_real, leaked.rows[0].floor_n_other) == (15, 15)
+    assert any("one half of the real images" in note for note in leaked.notes)
+    assert any("30 of the real images are among" in note for note in leaked.notes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+def test_names_that_are_not_utf8_and_cells_that_are_none(
+    drawn: list[np.ndarray], folder: Write, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    real, made = folder("real", drawn[:24]), folder("made", [np.zeros_like(drawn[0])] * 24)
+    (made / "0001.png").rename(made / "\udce9.png")
+    named = tmp_path / "\udce9"
+    made.rename(named)
+    out = tmp_path / "\udcfcout"
+    command = ["evaluate", "--real", real, "--generated", named, "--out", out, "--encoder", LITE[0], "--no-cache"]
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in command])
+    assert not ended.value.code
+    whole = json.loads((out / "evaluation.json").read_text())
+    assert "\\xe9.png" in whole["encoders"][0]["most_convincing_first"]
+    assert whole["sets"][1]["folder"] == "\\xe9"
+    told = capsys.readouterr().out
+    assert "Wrote " in told
+    assert "share_hypersegmentation            not measured" in told
+    assert (out / "index.html").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +203,6 @@ def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: 
     pairs = {(int(p["generated"][:4]) - 90, int(p["training"][:4])) for p in audit["closest"]}
     assert len(pairs) == 10
     assert all(copy == original for copy, original in pairs)
-    assert rows["fd_efficientnet_lite0"]["floor_n_other"] == 100
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from wbc_diffusers.evaluation import encoders, features
-from wbc_diffusers.evaluation.cache import Cache
 from wbc_diffusers.evaluation.distances import frechet, kernel
 from wbc_diffusers.evaluation.encoders import EncoderError, load_encoder
 from wbc_diffusers.evaluation.features import features_of
@@ -179,19 +178,15 @@ def test_a_cache_gives_back_the_same_bits_and_knows_what_belongs_to_what(
     assert len(counted) == 6  # other pixels are another key
 
 
-def test_a_file_that_is_no_cache_is_told(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_bytes(b"something else" * 100)
-    with pytest.raises(ValueError, match="cannot be used"):
-        Cache(tmp_path / "cache", "x")
+def test_features_that_are_no_numbers_are_refused(lite: Any) -> None:
+    class Broken:
+        name, device = lite.name, lite.device
 
+        def __call__(self, pixels: np.ndarray) -> np.ndarray:
+            return np.array([[np.nan, 0]] + [[0, 0]] * (len(pixels) - 1), np.float32)
 
-def test_two_writers_share_a_cache(tmp_path: Path) -> None:
-    a, b = (Cache(tmp_path / "cache", "x") for _ in range(2))
-    a.put({"one": np.ones(3, np.float32)})
-    b.put({"one": np.ones(3, np.float32), "two": np.zeros(3, np.float32)})
-    assert sorted(each for each, _ in a.get(["one", "two", "three"])) == ["one", "two"]
-    assert not list(Cache(tmp_path / "cache", "y").get(["one"]))
-    assert not list(Cache(None, "x").get(["one"]))
+    with pytest.raises(EncoderError, match="efficientnet-lite0 gives features that are no numbers"):
+        features.encode(Broken(), np.zeros((9, 48, 48, 3), np.uint8))
 
 
 SCRIPT = """

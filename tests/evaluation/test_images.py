@@ -54,7 +54,9 @@ def test_too_few_images_are_told(cells: Cells, folder: Write, count: int) -> Non
 
 
 def test_what_is_wrong_with_a_folder_is_told(cells: Cells, folder: Write, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere of generated"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nowhere is no folder that there is: give the folder of the generated"
+    ):
         read_set(tmp_path / "nowhere", "generated")
     mixed = folder("mixed", [*(cells[i] for i in range(24)), cells[0][:40, :40]])
     with pytest.raises(ImageSetError, match=r"2 sizes \(24 of 48 x 48, 1 of 40 x 40 px\)"):
@@ -62,13 +64,66 @@ def test_what_is_wrong_with_a_folder_is_told(cells: Cells, folder: Write, tmp_pa
     broken = folder("broken", [cells[i] for i in range(24)])
     (broken / "0003.png").write_bytes((broken / "0003.png").read_bytes()[:200])
     (broken / "0005.png").write_bytes(b"")
-    with pytest.raises(ImageSetError, match=r"2 of the 24 real images .* such as 0003.png: ends before its image does"):
+    with pytest.raises(ImageSetError, match=r"2 of 24 real images .* such as 0003.png: ends before its image does"):
         read_set(broken, "real")
     for split in ("train", "validation"):
         (tmp_path / "prepared" / split).mkdir(parents=True)
         Image.fromarray(cells[0]).save(tmp_path / "prepared" / split / "a.png")
     with pytest.raises(ImageSetError, match="splits train, validation: give one of them"):
         read_set(tmp_path / "prepared", "real")
+
+
+def test_what_would_be_left_out_is_refused(cells: Cells, folder: Write, tmp_path: Path) -> None:
+    images = [cells[i] for i in range(24)]
+    elsewhere = folder("elsewhere", images)
+    linked = folder("linked", images)
+    (linked / "x.png").symlink_to(elsewhere / "0000.png")
+    with pytest.raises(ImageSetError, match=r"1 of 25 real images .* such as x.png: path or link that leads out"):
+        read_set(linked, "real")
+    (linked / "x.png").unlink()
+    (linked / "more").symlink_to(elsewhere)
+    with pytest.raises(ImageSetError, match="such as more: link to a folder"):
+        read_set(linked, "real")
+    (linked / "more").unlink()
+    (linked / "x.png").symlink_to(linked / "nowhere.png")
+    with pytest.raises(ImageSetError, match="1 of 25"):
+        read_set(linked, "real")
+    rowless = folder("rowless", images)
+    (rowless / "metadata.csv").write_text("file_name\n" + "".join(f"{i:04d}.png\n" for i in [*range(22), 3]))
+    with pytest.raises(ImageSetError, match=r"2 of 24 .* such as 0022.png: image file without a row"):
+        read_set(rowless, "real")
+    (rowless / "0022.png").unlink()
+    (rowless / "0023.png").unlink()
+    assert len(read_set(rowless, "real")) == 22  # a row that stands there twice leaves no image out
+
+
+def test_files_are_images_by_their_content_too(cells: Cells, folder: Write) -> None:
+    out = folder("a", [cells[i] for i in range(22)])
+    (out / "0003.png").rename(out / "0003")
+    (out / "0004.png").rename(out / "0004.image")
+    for name, data in ((".DS_Store", b"Bud1"), ("notes", b"taken on Monday"), ("README.md", b"#"), (".keep", b"")):
+        (out / name).write_bytes(data)
+    found = read_set(out, "real")
+    assert len(found) == 22
+    assert [path.name for path in found.paths][3:5] == ["0003", "0004.image"]
+    assert found.other_files == (".DS_Store", ".keep", "notes")
+    (out / "0005.png").write_bytes(b"taken on Monday")
+    with pytest.raises(ImageSetError, match=r"such as 0005.png: not a JPEG"):
+        read_set(out, "real")
+
+
+def test_a_folder_with_images_beside_a_split_or_of_tables_is_refused(cells: Cells, folder: Write) -> None:
+    out = folder("a", [cells[i] for i in range(22)])
+    (out / "train").mkdir()
+    (out / "0000.png").rename(out / "train" / "0000.png")
+    with pytest.raises(ImageSetError, match="holds the splits train, and images beside them"):
+        read_set(out, "real")
+    tables = folder("tables", [])
+    (tables / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ImageSetError, match="Parquet files: turn the real images into image files"):
+        read_set(tables, "real")
+    with pytest.raises(FileNotFoundError, match="is a file, and no folder"):
+        read_set(tables / "train.parquet", "real")
 
 
 def test_generated_images_are_no_real_ones(cells: Cells, folder: Write) -> None:

@@ -64,7 +64,7 @@ def test_training_images_among_the_real_ones_are_found_turned_too(cells: Cells, 
 
 
 def test_a_manifest_is_read_from_its_model_or_its_file(tmp_path: Path) -> None:
-    manifest = build_manifest({}, ["a"])
+    manifest = build_manifest({}, ["a" * 64])
     (tmp_path / "training_manifest.json").write_text(json.dumps(manifest))
     assert read_manifest(tmp_path) == read_manifest(tmp_path / "training_manifest.json") == manifest
 
@@ -73,10 +73,30 @@ def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no training_manifest\.json"):
         read_manifest(tmp_path)
     path = tmp_path / "training_manifest.json"
-    for text, words in (("{", "is not JSON"), ("[]", "schema_version"), ('{"schema_version": 1}', None)):
+    wrong = ("{", "is not JSON"), ("[" * 100_000, "is not JSON"), ("[]", "schema_version")
+    # The record of an evaluation has a version too, and knows no image.
+    wrong += ('{"schema_version": 1}', "names no training image"), ('{"schema_version": 1, "rows": []}', "names no")
+    for text, words in wrong:
         path.write_text(text)
-        if words is None:
-            assert read_manifest(tmp_path)["image_pixel_sha256"] == []
-        else:
-            with pytest.raises(ValueError, match=words):
-                read_manifest(tmp_path)
+        with pytest.raises(ValueError, match=words):
+            read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"image_pixel_sha256": ["A" * 64]}, "64 hexadecimal digits"),
+        ({"image_pixel_sha256": [7]}, "has 7 in its image_pixel_sha256"),
+        ({"image_pixel_sha256": "a" * 64}, "where a list is wanted"),
+        ({"image_perceptual_hash": ["f" * 17]}, "16 hexadecimal digits"),
+        ({"image_perceptual_hash": [None]}, "has None in its image_perceptual_hash"),
+        ({"parents": ["base"]}, "has 'base' as its parent"),
+        ({"parents": [{"image_perceptual_hash": ["-1"]}]}, "has '-1' in its image_perceptual_hash"),
+        ({"parents": [{"image_pixel_sha256": None}]}, "has None as its image_pixel_sha256"),
+    ],
+)
+def test_a_broken_manifest_is_told(tmp_path: Path, part: dict, words: str) -> None:
+    manifest = build_manifest({}, ["a" * 64])
+    (tmp_path / "training_manifest.json").write_text(json.dumps({**manifest, **part}))
+    with pytest.raises(ValueError, match=words):
+        read_manifest(tmp_path)

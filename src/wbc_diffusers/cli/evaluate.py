@@ -1,6 +1,7 @@
 """`wbc evaluate`: generated cells judged against real ones."""
 
 import os
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +33,10 @@ def evaluate(
         Path | None, typer.Option(help="File that keeps features; in ~/.cache/wbc-diffusers if left out.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
 ) -> None:
     """Judge generated cells; under `accelerate launch -m wbc_diffusers evaluate ...` every device encodes images."""
+    from wbc_diffusers.data.sources import shown
     from wbc_diffusers.evaluation.encoders import INCEPTION
     from wbc_diffusers.evaluation.evaluate import PAGE_NAME, Plan
     from wbc_diffusers.evaluation.evaluate import evaluate as run
@@ -61,5 +63,6 @@ def evaluate(
     for row in found.main_rows:
         interval = "" if row.low is None else f"  ({figure(row.low)} to {figure(row.high)})"
         floor = "" if row.floor is None else f"  floor {figure(row.floor)}"
-        typer.echo(f"{row.measure:32} {figure(row.value):>8}{interval}{floor}")
-    typer.echo(f"Wrote {out / PAGE_NAME}.")
+        told = f"{figure(row.value):>8}{interval}{floor}" if isfinite(row.value) else "  not measured"
+        typer.echo(f"{row.measure:32} {told}")
+    typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")

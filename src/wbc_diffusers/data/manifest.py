@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from wbc_diffusers import __version__
 
 SCHEMA_VERSION = 1
 _KINDS: dict[type, str] = {dict: "an object", list: "a list"}
+_HASHES = {"image_pixel_sha256": 64, "image_perceptual_hash": 16}
+"""Lists of hashes, and the hexadecimal digits of each."""
 _PACKAGES = ("torch", "diffusers", "accelerate", "transformers", "datasets", "safetensors", "numpy", "pillow")
 
 
@@ -25,14 +28,29 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
             f"The training manifest of {place} has schema_version {version!r}, and this version of the package reads "
             f"{SCHEMA_VERSION}: update the package, or take the manifest again from where the model came from."
         )
-    lists: dict[str, Any] = {"image_pixel_sha256": [], "image_perceptual_hash": [], "parents": []}
-    parts = {"recipe": {}, "training": {}, **lists}
+    parts: dict[str, Any] = {"recipe": {}, "training": {}, "parents": [], **{name: [] for name in _HASHES}}
     whole = {**parts, **manifest}
     for name, empty in parts.items():
         _check_kind(place, name, whole[name], type(empty))
     _check_kind(place, "recipe.where", whole["recipe"].get("where") or {}, dict)
     _check_kind(place, "training.classes", whole["training"].get("classes") or [], list)
+    for parent in whole["parents"]:
+        _check_kind(place, "parent", parent, dict)
+    for each in (whole, *whole["parents"]):
+        for name, digits in _HASHES.items():
+            _check_hashes(place, name, each.get(name, []), digits)
     return whole
+
+
+def _check_hashes(place: str, name: str, values: Any, digits: int) -> None:
+    _check_kind(place, name, values, list)
+    wanted = re.compile(f"[0-9a-f]{{{digits}}}")
+    for value in values:
+        if not isinstance(value, str) or not wanted.fullmatch(value):
+            raise ValueError(
+                f"The training manifest of {place} has {value!r} in its {name}, where {digits} hexadecimal digits are "
+                "wanted: take the manifest again from where the model came from."
+            )
 
 
 def _check_kind(place: str, name: str, value: Any, kind: type) -> None:

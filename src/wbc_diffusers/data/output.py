@@ -1,5 +1,6 @@
 """The output folder: refused if it holds something, written beside its place, and moved there when it is whole."""
 
+import errno
 import glob
 import os
 import re
@@ -10,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_output(out: Path, source: str | Path | None = None) -> Path:
-    """Give the path, links followed, of an output folder that is absent or empty, and outside the source if given.
+def check_output(out: Path, *sources: str | Path) -> Path:
+    """Give the path, links followed, of an output folder that is absent or empty, and outside all sources.
 
     Raises:
         FileExistsError: If it is a file or holds anything.
-        ValueError: If it lies in the source, or its path leads nowhere.
+        ValueError: If it lies in a source, or its path leads nowhere.
     """
     try:
         out = out.expanduser().resolve()
@@ -29,9 +30,11 @@ def check_output(out: Path, source: str | Path | None = None) -> Path:
         )
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"output {out} is a file; name a new or empty folder")
-    place = None if source is None else Path(source)
-    if place is not None and place.is_dir() and out.is_relative_to(place.resolve()):
-        raise ValueError(f"output folder {out} lies in the source {place}, which must not change; give one outside it")
+    for place in map(Path, sources):
+        if place.is_dir() and out.is_relative_to(place.resolve()):
+            raise ValueError(
+                f"output folder {out} lies in the source {place}, which must not change; give one outside it"
+            )
     return out
 
 
@@ -63,16 +66,22 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: If `out` is there and cannot be replaced.
+        OSError: If it cannot be made, or what is written runs out of space.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    make_way(out)
     partial = _partial(out)
-    partial.mkdir()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        make_way(out)
+        partial.mkdir()
+    except OSError as error:
+        raise OSError(f"output folder {out} cannot be made ({error.strerror}); name another") from error
     try:
         yield partial
         partial.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(f"output folder {out}: {error.strerror}, and nothing was kept; make room for it") from error
         raise
 
 

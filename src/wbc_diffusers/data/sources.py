@@ -86,7 +86,7 @@ def read_bytes(item: Item, source_tables: Mapping[str, Any], image_column: str) 
     return read_file(value["path"]) if value and value.get("path") else b""
 
 
-def shown(name: str) -> str:
+def shown(name: str | os.PathLike[str]) -> str:
     """Make a file name printable: bytes that are not UTF-8 become escapes such as \\xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 

@@ -11,7 +11,7 @@ from wbc_diffusers.evaluation.encoders import Encoder
 from wbc_diffusers.evaluation.features import Features, encode
 from wbc_diffusers.evaluation.images import ImageSet, Pixels, Processing, batches
 from wbc_diffusers.evaluation.intervals import Estimate
-from wbc_diffusers.evaluation.nearest import nearest_by_features, nearest_by_pixels, thumbnail
+from wbc_diffusers.evaluation.nearest import SIDE, nearest_by_features, nearest_by_pixels, thumbnail
 from wbc_diffusers.evaluation.planted import KINDS, draw_originals, plant_copies
 from wbc_diffusers.evaluation.rows import Row
 
@@ -98,4 +98,7 @@ def _planted(train: ImageSet, kind: str, processing: Processing, seed: int) -> P
 
 
 def _thumbnails(images: ImageSet, processing: Processing) -> NDArray[np.uint8]:
-    return np.stack([thumbnail(each) for part in batches(images.paths, processing, BATCH) for each in part])
+    found = np.empty((len(images), SIDE, SIDE), np.uint8)
+    for first, part in zip(range(0, len(images), BATCH), batches(images.paths, processing, BATCH), strict=True):
+        found[first : first + BATCH] = [thumbnail(each) for each in part]
+    return found

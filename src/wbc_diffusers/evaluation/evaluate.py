@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 
 from wbc_diffusers.data.output import check_output, whole_folder
+from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.by_encoder import Comparison, compare_by
 from wbc_diffusers.evaluation.by_eye import ByEye, look_at_cells
 from wbc_diffusers.evaluation.copies import least_held_out
@@ -15,6 +17,7 @@ from wbc_diffusers.evaluation.encoders import INCEPTION, Encoder, load_encoder
 from wbc_diffusers.evaluation.features import Features, features_of
 from wbc_diffusers.evaluation.images import (
     ImageSet,
+    ImageSetError,
     Processing,
     check_disjoint,
     read_set,
@@ -137,16 +140,29 @@ def evaluate(plan: Plan, out: Path, say: Say = _nothing) -> Evaluation | None:
         FileExistsError: If the folder holds anything.
         FileNotFoundError: If a folder, or a manifest, is not there.
         ImageSetError: If a set cannot be evaluated, or two of them share images.
+        CacheError: If the cache cannot be used.
+        OSError: If the folder cannot be made.
         LeakError: If the model was trained on images of the real set, and that is not allowed.
         EncoderError: If an encoder cannot be had.
     """
     from wbc_diffusers.evaluation.report import write_report
 
     state = process_state()
-    if state.is_main_process:
-        out = check_output(out)
-    else:
-        say = _nothing
+    if not state.is_main_process:
+        _find(plan, state, _nothing)
+        return None
+    folders = [each for each in (plan.real, plan.generated, plan.train) if each is not None]
+    with whole_folder(check_output(out, *folders)) as folder:
+        found = _find(plan, state, say)
+        assert found is not None
+        say("writing the report")
+        write_record(found, folder / JSON_NAME)
+        write_report(found, folder / PAGE_NAME)
+    return found
+
+
+def _find(plan: Plan, state: PartialState, say: Say) -> Evaluation | None:
+    """Measure all that is wanted; other processes than the first help to encode, and get None."""
     if plan.inception_weights is not None and INCEPTION not in plan.encoders:
         raise ValueError(f"--inception-weights are given, but no encoder {INCEPTION}: give that too, or neither.")
     encoders = [load_encoder(name, state.device, plan.inception_weights) for name in plan.encoders]
@@ -164,12 +180,14 @@ def evaluate(plan: Plan, out: Path, say: Say = _nothing) -> Evaluation | None:
     if not state.is_main_process:
         return None
     say("comparing")
+    # Training images that are real ones too would give a floor of nothing.
+    has_floor = train is not None and not leaks[_training_set(train)].paths
     comparisons = [
-        compare_by(encoder, ours, theirs, rest[0] if rest else None, plan.seed)
+        compare_by(encoder, ours, theirs, rest[0] if has_floor else None, plan.seed)
         for encoder, (ours, theirs, *rest) in zip(encoders, by_encoder, strict=True)
     ]
     say("measuring cells")
-    by_eye = look_at_cells(real, generated, train, processing, plan.cache, plan.seed)
+    by_eye = look_at_cells(real, generated, train if has_floor else None, processing, plan.cache, plan.seed)
     seen = {path for each in leaks.values() for path in each.paths}
     held_out = np.array([path not in seen for path in real.paths])
     copying = None
@@ -178,13 +196,13 @@ def evaluate(plan: Plan, out: Path, say: Say = _nothing) -> Evaluation | None:
         sets_of_copies = real.only(held_out), generated, train
         features_of_copies = of_real[held_out], of_generated, of_train
         copying = look_for_copies(sets_of_copies, features_of_copies, encoders[0], processing, plan.seed, say)
-    notes = [*processing.in_words(sets), *_notes(real, generated, train, comparisons, leaks, int(held_out.sum()))]
-    found = Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
-    say("writing the report")
-    with whole_folder(out) as folder:
-        write_record(found, folder / JSON_NAME)
-        write_report(found, folder / PAGE_NAME)
-    return found
+    notes = [
+        *processing.in_words(sets),
+        *_notes_on_sets(sets),
+        *_notes_on_distances(sets, comparisons, has_floor),
+        *_notes_on_copies(train, leaks, int(held_out.sum())),
+    ]
+    return Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
 
 
 def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
@@ -192,6 +210,8 @@ def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     generated = read_set(plan.generated, "generated", generated=True)
     train = None if plan.train is None else read_set(plan.train, "training", where=plan.where)
     check_disjoint(real, generated)
+    if train is not None and set(train.pixel_hashes) == set(generated.pixel_hashes):
+        raise ImageSetError("The training images and the generated ones are the same: give those of the training.")
     return real, generated, train
 
 
@@ -199,9 +219,9 @@ def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[
     """Real images that the model was trained on: by its manifest, and by the training images that were given."""
     found = {}
     if plan.model is not None:
-        found[f"The model {plan.model}"] = find_leaks(real, read_manifest(plan.model))
+        found[f"The model {shown(plan.model)}"] = find_leaks(real, read_manifest(plan.model))
     if train is not None:
-        found[f"The training set {train.folder}"] = find_shared(real, train)
+        found[_training_set(train)] = find_shared(real, train)
     for whose, leaks in found.items():
         if leaks.paths and not plan.allow_leaks:
             raise LeakError(
@@ -211,16 +231,28 @@ def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[
     return found
 
 
-def _notes(
-    real: ImageSet,
-    generated: ImageSet,
-    train: ImageSet | None,
-    comparisons: Sequence[Comparison],
-    leaks: dict[str, Leaks],
-    held_out: int,
-) -> list[str]:
+def _training_set(train: ImageSet) -> str:
+    return f"The training set {shown(train.folder)}"
+
+
+def _notes_on_sets(sets: Sequence[ImageSet]) -> list[str]:
     notes = []
-    least = min(len(real), len(generated))
+    repeated = [f"{each.repeated} of the {each.role} images" for each in sets if each.repeated]
+    if repeated:
+        notes.append(f"The same pixels again have {' and '.join(repeated)}.")
+    others = [
+        f"{len(each.other_files)} beside the {each.role} images (such as {each.other_files[0]})"
+        for each in sets
+        if each.other_files
+    ]
+    if others:
+        notes.append(f"Files that are no images were left alone: {'; '.join(others)}.")
+    return notes
+
+
+def _notes_on_distances(sets: Sequence[ImageSet], comparisons: Sequence[Comparison], has_floor: bool) -> list[str]:
+    notes = []
+    least = min(len(each) for each in sets[:2])
     if least < FEW_IMAGES:
         notes.append(
             f"With {least} images the Fréchet distance is mostly its own bias: go by the kernel distance, which has "
@@ -232,18 +264,21 @@ def _notes(
         for each in comparisons
         if each.line[0][0] < each.features
     ]
-    if train is None:
+    if not has_floor:
         notes.append(
-            "The floor is one half of the real images against the other; with --train it would be training images, and "
-            "copies of them would be looked for."
+            "The floor is one half of the real images against the other; with training images that are none of them, "
+            "by --train, it would be those."
         )
+    return notes
+
+
+def _notes_on_copies(train: ImageSet | None, leaks: dict[str, Leaks], held_out: int) -> list[str]:
+    notes = []
+    if train is None:
+        notes.append("Copies of training images were not looked for: --train gives them.")
     elif held_out < least_held_out():
         notes.append(
             f"Copies were not looked for: {held_out} real images are too few to say how near to the training images "
             f"one may come that is no copy; {least_held_out()} are needed."
         )
-    repeated = [f"{each.repeated} of the {each.role} images" for each in (real, generated) if each.repeated]
-    if repeated:
-        notes.append(f"The same pixels again have {' and '.join(repeated)}.")
-    notes += [f"{whose}: {each.in_words}" for whose, each in leaks.items()]
-    return notes
+    return notes + [f"{whose}: {each.in_words}" for whose, each in leaks.items()]

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from wbc_diffusers.evaluation.cache import Cache
-from wbc_diffusers.evaluation.encoders import Encoder
+from wbc_diffusers.evaluation.encoders import Encoder, EncoderError
 from wbc_diffusers.evaluation.images import ImageSet, Pixels, Processing, batches
 
 CPU_BATCH, BATCH = 8, 64
@@ -69,6 +69,8 @@ def encode(encoder: Encoder, pixels: Pixels) -> Features:
         # Always whole batches: the last bits of a convolution depend on how many images go through it at once.
         whole = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
         found.append(encoder(whole)[: len(part)])
+        if not np.isfinite(found[-1]).all():
+            raise EncoderError(f"{encoder.name} gives features that are no numbers: its weights are damaged.")
     return np.concatenate(found)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from wbc_diffusers.data.check import CheckedImage, RefusedImageError, check_image, check_origin, read_file
+from wbc_diffusers.data.check import REASONS, CheckedImage, RefusedImageError, check_image, check_origin, read_file
 from wbc_diffusers.data.images import centre_square, pixel_sha256
 from wbc_diffusers.data.labels import check_conditions, keep_row, parse_where
-from wbc_diffusers.data.sources import Item, read_source
+from wbc_diffusers.data.sources import Item, Source, holds_tables, read_source, shown
 
 LEAST_IMAGES = 20
 """Fewer images give no interval that means anything."""
@@ -57,6 +57,7 @@ class ImageSet:
         width: Pixels.
         height: Pixels.
         jpeg: The coarsest encoding of those that are JPEG files; None if there is none.
+        other_files: Names of files beside them that are no images, by name and by content.
     """
 
     role: str
@@ -67,6 +68,7 @@ class ImageSet:
     width: int
     height: int
     jpeg: Jpeg | None
+    other_files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -99,16 +101,21 @@ def read_set(folder: Path, role: str, *, where: Sequence[str] = (), generated: b
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If a filter fits no image.
-        ImageSetError: If it holds too few images, images of several sizes or splits, or files that cannot be read.
+        ImageSetError: If it holds too few images, images of several sizes or splits, or images that are left out since
+            they cannot be read, or nobody knows whether they belong to it.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} of {role} images.")
-    items = _items(folder, role, where)
+        told = "is a file, and no folder" if folder.exists() else "is no folder that there is"
+        raise FileNotFoundError(f"{shown(folder)} {told}: give the folder of the {role} images.")
+    paths: list[Path] = []
     files: list[str] = []
     pixels: list[str] = []
     sizes: Counter[tuple[int, int]] = Counter()
     jpegs: list[Jpeg] = []
-    refused: list[str] = []
+    other_files: list[str] = []
+    source, items = _list(folder, role, where)
+    # A row that stands there twice leaves no image out.
+    refused = [f"{name}: {REASONS[reason]}" for name, reason, _ in source.left_out if reason != "repeated_row"]
     for item in items:
         try:
             data = read_file(item.path or "")
@@ -116,47 +123,63 @@ def read_set(folder: Path, role: str, *, where: Sequence[str] = (), generated: b
             if not generated:
                 check_origin(item.fields, checked)
         except RefusedImageError as error:
-            refused.append(f"{item.name}: {error}")
+            if error.reason in ("not_an_image", "empty") and not _is_called_image(source, item):
+                other_files.append(item.name)
+            else:
+                refused.append(f"{item.name}: {error}")
             continue
+        paths.append(Path(item.path or ""))
         files.append(hashlib.sha256(data).hexdigest())
         pixels.append(pixel_sha256(checked.image))
         sizes[checked.image.size] += 1
         jpegs += _jpeg_of(data)
     if refused:
         raise ImageSetError(
-            f"{len(refused)} of the {len(items)} {role} images in {folder} cannot be used, such as {refused[0]}. "
-            "Nothing is left out silently: remove or repair them, or prepare the folder with `wbc prepare`."
+            f"{len(refused)} of {len(refused) + len(paths)} {role} images in {shown(folder)} cannot be used, such as "
+            f"{refused[0]}. Nothing is left out silently: remove or repair them, or prepare the folder with "
+            "`wbc prepare`."
+        )
+    if len(paths) < LEAST_IMAGES:
+        chosen = f" with {', '.join(where)}" if where else ""
+        raise ImageSetError(
+            f"{shown(folder)} holds {len(paths)} {role} images{chosen}; at least {LEAST_IMAGES} are needed for a "
+            "figure with an interval."
         )
     if len(sizes) > 1:
         told = ", ".join(f"{count} of {w} x {h}" for (w, h), count in sizes.most_common(4))
         raise ImageSetError(
-            f"The {role} images in {folder} have {len(sizes)} sizes ({told} px), and would not be comparable: bring "
-            "them to one size, as `wbc prepare` does."
+            f"The {role} images in {shown(folder)} have {len(sizes)} sizes ({told} px), and would not be comparable: "
+            "bring them to one size, as `wbc prepare` does."
         )
-    paths = tuple(Path(item.path or "") for item in items)
     coarsest = max(jpegs, key=lambda jpeg: jpeg.coarseness, default=None)
-    return ImageSet(role, folder, paths, tuple(files), tuple(pixels), *next(iter(sizes)), coarsest)
+    hashes = tuple(files), tuple(pixels)
+    return ImageSet(role, folder, tuple(paths), *hashes, *next(iter(sizes)), coarsest, tuple(other_files))
 
 
-def _items(folder: Path, role: str, where: Sequence[str]) -> list[Item]:
-    source = read_source(folder)
-    known = Image.registered_extensions()
-    items = [item for item in source.items if Path(item.path or "").suffix.lower() in known]
-    splits = sorted({item.split for item in items if item.split})
-    if len(splits) > 1:
+def _list(folder: Path, role: str, where: Sequence[str]) -> tuple[Source, list[Item]]:
+    """List what a folder holds, and the files of it that are wanted."""
+    if holds_tables(folder):
         raise ImageSetError(
-            f"{folder} holds the splits {', '.join(splits)}: give one of them, such as {folder / splits[-1]}."
+            f"{shown(folder)} holds Parquet files: turn the {role} images into image files with `wbc prepare` first."
+        )
+    source = read_source(folder)
+    splits = {item.split for item in source.items if _is_called_image(source, item)}
+    if len(splits) > 1:
+        named = sorted(split for split in splits if split)
+        beside = ", and images beside them" if None in splits else ""
+        raise ImageSetError(
+            f"{shown(folder)} holds the splits {', '.join(named)}{beside}: give one of them, such as "
+            f"{shown(folder / named[-1])}."
         )
     wheres = [parse_where(text) for text in where]
-    check_conditions(wheres, [item.fields for item in items], f"{folder}, --where")
-    items = [item for item in items if keep_row(item.fields, wheres)]
-    if len(items) < LEAST_IMAGES:
-        chosen = f" with {', '.join(where)}" if where else ""
-        raise ImageSetError(
-            f"{folder} holds {len(items)} {role} images{chosen}; at least {LEAST_IMAGES} are needed for a figure with "
-            "an interval."
-        )
-    return items
+    check_conditions(wheres, [item.fields for item in source.items], f"{shown(folder)}, --where")
+    return source, [item for item in source.items if keep_row(item.fields, wheres)]
+
+
+def _is_called_image(source: Source, item: Item) -> bool:
+    """Whether a row of the metadata, or the suffix of its name, says that a file is an image."""
+    Image.init()  # Pillow knows the suffixes only once its readers are loaded
+    return source.kind == "metadata" or Path(item.name).suffix.lower() in Image.registered_extensions()
 
 
 def _jpeg_of(data: bytes) -> list[Jpeg]:
@@ -242,8 +265,8 @@ def check_disjoint(first: ImageSet, second: ImageSet) -> None:
     if shared:
         whole = "are the same" if len(shared) == len(set(first.pixel_hashes)) else f"share {len(shared)} images"
         raise ImageSetError(
-            f"The {first.role} images in {first.folder} and the {second.role} images in {second.folder} {whole}: a "
-            "comparison would flatter. Give sets that share none."
+            f"The {first.role} images in {shown(first.folder)} and the {second.role} images in {shown(second.folder)} "
+            f"{whole}: a comparison would flatter. Give sets that share none."
         )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
 from wbc_diffusers.data.manifest import check_manifest
+from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.images import ImageSet, load
 
 MANIFEST_NAME = "training_manifest.json"
@@ -48,12 +49,12 @@ class Leaks:
     @property
     def in_words(self) -> str:
         """How many of the real images, with a name, and what could not be looked for."""
-        told = f"{len(self.exact)} of the real images are among its {self.known} training images"
+        told = f"{len(self.exact)} of the real images are among its training images ({self.known} different ones)"
         if self.hashed:
             told += f", and {len(self.near)} look like one of them, or one turned or flipped"
         if self.hashed < self.known:
             told += f"; copies of {self.known - self.hashed} of them that are not exact could not be looked for"
-        return told + (f" (such as {self.paths[0].name})." if self.paths else ".")
+        return told + (f" (such as {shown(self.paths[0].name)})." if self.paths else ".")
 
 
 def read_manifest(model: Path) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def read_manifest(model: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is no manifest.
+        ValueError: If it is no manifest, or one that knows no training image.
     """
     path = model / MANIFEST_NAME if model.is_dir() else model
     if not path.is_file():
@@ -71,9 +72,15 @@ def read_manifest(model: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): take it again from where the model came from.") from error
-    return check_manifest(manifest, str(model))
+    manifest = check_manifest(manifest, str(model))
+    if not any(_all(manifest, "image_pixel_sha256")):
+        raise ValueError(
+            f"{path} names no training image, so that nobody can say what the model was trained on: give the manifest "
+            "that `wbc train` wrote."
+        )
+    return manifest
 
 
 def find_leaks(images: ImageSet, manifest: Mapping[str, Any]) -> Leaks:

@@ -46,6 +46,7 @@ PRECISION = 2048
 LEVELS = 16
 """Steps that a grey level is divided into when whole numbers are made of it."""
 
+CANDIDATES_BLOCK = 4096
 TRAINING_BLOCK = 1024
 QUERY_BLOCK = 64
 PAIR_BLOCK = 32
@@ -102,7 +103,9 @@ def nearest_by_pixels(queries: Thumbnails, training: Thumbnails) -> Nearest:
         if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or images.dtype != np.uint8:
             raise ValueError(f"{name} are {images.dtype} {images.shape}, but must be uint8 (N, {SIDE}, {SIDE})")
     _check_some(training)
-    candidates = np.sort(_candidates(queries, training), axis=1)
+    candidates = np.empty((len(queries), min(CANDIDATES, len(training))), np.int64)
+    for part in _blocks(len(queries), CANDIDATES_BLOCK):
+        candidates[part] = np.sort(_candidates(queries[part], training), axis=1)
     index, distance = np.empty(len(queries), np.int64), np.empty(len(queries))
     for part in _blocks(len(queries), PAIR_BLOCK):
         found = _correlations(queries[part], training[candidates[part]])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wbc_diffusers import __version__
+from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
 from wbc_diffusers.evaluation.images import ImageSet
@@ -49,7 +50,7 @@ def _plain(value: Any) -> Any:
 def _set(images: ImageSet) -> dict[str, Any]:
     return {
         "role": images.role,
-        "folder": images.folder.name,
+        "folder": shown(images.folder.name),
         "images": len(images),
         "repeated": images.repeated,
         "width": images.width,
@@ -69,7 +70,7 @@ def _comparison(found: Comparison, generated: ImageSet) -> dict[str, Any]:
         "features": found.features,
         "frechet_by_images": found.line,
         "floor_frechet_by_images": found.floor_line,
-        "most_convincing_first": [generated.paths[i].name for i in found.convincing],
+        "most_convincing_first": _names([generated.paths[i] for i in found.convincing]),
     }
 
 
@@ -95,8 +96,8 @@ def _audit(found: CopyAudit, generated: ImageSet, train: ImageSet) -> dict[str, 
         "held_out": len(found.held_out.index),
         "closest": [
             {
-                "generated": generated.paths[pair.generated].name,
-                "training": train.paths[pair.training].name,
+                "generated": shown(generated.paths[pair.generated].name),
+                "training": shown(train.paths[pair.training].name),
                 "distance": pair.distance,
             }
             for pair in found.closest
@@ -105,4 +106,4 @@ def _audit(found: CopyAudit, generated: ImageSet, train: ImageSet) -> dict[str, 
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    return [path.name for path in paths]
+    return [shown(path.name) for path in paths]

@@ -174,6 +174,8 @@ def test_names_that_are_not_utf8_and_cells_that_are_none(
     assert whole["sets"][1]["folder"] == "\\xe9"
     told = capsys.readouterr().out
     assert "Wrote " in told
+    beside = next(row["value_at_floor"] for row in whole["rows"] if row["measure"] == "fd_efficientnet_lite0")
+    assert f"(beside it {beside:.0f})" in told
     assert "share_hypersegmentation            not measured" in told
     assert (out / "index.html").is_file()
 

@@ -63,6 +63,8 @@ def evaluate(
     for row in found.main_rows:
         interval = "" if row.low is None else f"  ({figure(row.low)} to {figure(row.high)})"
         floor = "" if row.floor is None else f"  floor {figure(row.floor)}"
+        if row.value_at_floor is not None:  # of fewer images, as the floor is: a distance falls with their number
+            floor += f" (beside it {figure(row.value_at_floor)})"
         told = f"{figure(row.value):>8}{interval}{floor}" if isfinite(row.value) else "  not measured"
         typer.echo(f"{row.measure:32} {told}")
     typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")

@@ -79,7 +79,7 @@ def test_what_is_refused_leaves_nothing_behind(drawn: list[np.ndarray], folder: 
     train, other = folder("train", [drawn[3], *drawn[48:72]]), folder("other", drawn[72:96])
     refused: list[tuple[Plan, type[Exception], str]] = [
         (Plan(real, real, encoders=LITE), ImageSetError, "are the same"),
-        (Plan(tmp_path / "no", made, encoders=LITE), FileNotFoundError, "no folder"),
+        (Plan(tmp_path / "no", made, encoders=LITE), FileNotFoundError, "does not exist"),
         (Plan(real, other, other, encoders=LITE), ImageSetError, "training images and the generated ones are the same"),
         (Plan(real, made, encoders=LITE, cache=made), CacheError, "cannot be used"),
         (Plan(real, made, encoders=("resnet",)), ValueError, "no encoder 'resnet'"),
@@ -191,7 +191,7 @@ def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: 
     train, real = folder("train", many[:100]), folder("real", [*many[100:200], turned])
     copied = [np.ascontiguousarray(np.rot90(pixels)) for pixels in many[:12]]
     made = folder("made", [*many[200:290], *copied], "trainedAlgorithmicMedia")
-    with pytest.raises(LeakError, match=r"0 of the real images .* 1 look like one .*such as 0100\.png"):
+    with pytest.raises(LeakError, match=r"0 of the real images .* 1 others look like one .*such as 0100\.png"):
         evaluate(Plan(real, made, train, encoders=LITE), tmp_path / "out")
     found = evaluate(Plan(real, made, train, encoders=LITE, allow_leaks=True), tmp_path / "out")
     assert found is not None

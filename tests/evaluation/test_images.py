@@ -54,9 +54,7 @@ def test_too_few_images_are_told(cells: Cells, folder: Write, count: int) -> Non
 
 
 def test_what_is_wrong_with_a_folder_is_told(cells: Cells, folder: Write, tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"nowhere is no folder that there is: give the folder of the generated"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: give the folder of the generated"):
         read_set(tmp_path / "nowhere", "generated")
     mixed = folder("mixed", [*(cells[i] for i in range(24)), cells[0][:40, :40]])
     with pytest.raises(ImageSetError, match=r"2 sizes \(24 of 48 x 48, 1 of 40 x 40 px\)"):

@@ -17,7 +17,9 @@ def evaluate(
     ] = None,
     encoder: Annotated[
         list[str] | None,
-        typer.Option(help="inception-v3 if left out (FID, KID); or efficientnet-lite0, dinobloom-s, dinov2-vit-s-14."),
+        typer.Option(
+            help="inception-v3 if left out (FID, KID); efficientnet-lite0, dinobloom-s, dinov2-vit-s-14; repeat it."
+        ),
     ] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="File of Inception's weights.")] = None,
     model: Annotated[
@@ -62,7 +64,10 @@ def evaluate(
         return
     for row in found.main_rows:
         interval = "" if row.low is None else f"  ({figure(row.low)} to {figure(row.high)})"
-        floor = "" if row.floor is None else f"  floor {figure(row.floor)}"
+        held_beside = {"share": "real", "copies": "false alarms", "authenticity": "real"}.get(
+            row.measure.split("_")[0], "floor"
+        )
+        floor = "" if row.floor is None else f"  {held_beside} {figure(row.floor)}"
         if row.value_at_floor is not None:  # of fewer images, as the floor is: a distance falls with their number
             floor += f" (beside it {figure(row.value_at_floor)})"
         told = f"{figure(row.value):>8}{interval}{floor}" if isfinite(row.value) else "  not measured"

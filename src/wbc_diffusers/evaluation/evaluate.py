@@ -111,8 +111,12 @@ class Evaluation:
 
     @property
     def main_rows(self) -> list[Row]:
-        """The figures without those of single measures of cells, of which there are many."""
-        return [row for row in self.rows if not row.measure.endswith("_difference")]
+        """The figures without those of single measures of cells, which are many; of copies, those by pixels alone."""
+        return [
+            row
+            for row in self.rows
+            if not row.measure.endswith("_difference") and not (row.measure.startswith("copies") and row.encoder)
+        ]
 
 
 class LeakError(ValueError):
@@ -266,8 +270,8 @@ def _notes_on_distances(sets: Sequence[ImageSet], comparisons: Sequence[Comparis
     ]
     if not has_floor:
         notes.append(
-            "The floor is one half of the real images against the other; with training images that are none of them, "
-            "by --train, it would be those."
+            "The floor is one half of the real images against the other. Training images that are not among the real "
+            "ones, given by --train, would be the floor."
         )
     return notes
 
@@ -275,7 +279,7 @@ def _notes_on_distances(sets: Sequence[ImageSet], comparisons: Sequence[Comparis
 def _notes_on_copies(train: ImageSet | None, leaks: dict[str, Leaks], held_out: int) -> list[str]:
     notes = []
     if train is None:
-        notes.append("Copies of training images were not looked for: --train gives them.")
+        notes.append("Copies were not looked for: that needs the training images, given by --train.")
     elif held_out < least_held_out():
         notes.append(
             f"Copies were not looked for: {held_out} real images are too few to say how near to the training images "

@@ -105,7 +105,7 @@ def read_set(folder: Path, role: str, *, where: Sequence[str] = (), generated: b
             they cannot be read, or nobody knows whether they belong to it.
     """
     if not folder.is_dir():
-        told = "is a file, and no folder" if folder.exists() else "is no folder that there is"
+        told = "is a file, and no folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"{shown(folder)} {told}: give the folder of the {role} images.")
     paths: list[Path] = []
     files: list[str] = []

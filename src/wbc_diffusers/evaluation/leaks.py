@@ -51,7 +51,7 @@ class Leaks:
         """How many of the real images, with a name, and what could not be looked for."""
         told = f"{len(self.exact)} of the real images are among its training images ({self.known} different ones)"
         if self.hashed:
-            told += f", and {len(self.near)} look like one of them, or one turned or flipped"
+            told += f", and {len(self.near)} others look like one of them, or one turned or flipped"
         if self.hashed < self.known:
             told += f"; copies of {self.known - self.hashed} of them that are not exact could not be looked for"
         return told + (f" (such as {shown(self.paths[0].name)})." if self.paths else ".")

@@ -144,7 +144,7 @@ def _shown_row(row: Row) -> ShownRow:
     key = row.measure.removesuffix("_" + row.encoder.replace("-", "_"))
     name, meaning = MEANINGS[key]
     counts = f"{row.n_real}, {row.n_generated}"
-    if row.floor_n_real is not None and (row.floor_n_real, row.floor_n_other) != (row.n_real, row.n_generated):
+    if row.floor_n_real is not None:
         counts += f" (floor: {row.floor_n_real}, {row.floor_n_other})"
     interval = "" if row.low is None or row.high is None else f"{figure(row.low)} to {figure(row.high)}"
     return ShownRow(name, meaning, figure(row.value), interval, figure(row.value_at_floor), figure(row.floor), counts)

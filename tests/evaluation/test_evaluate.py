@@ -205,6 +205,7 @@ def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: 
     pairs = {(int(p["generated"][:4]) - 90, int(p["training"][:4])) for p in audit["closest"]}
     assert len(pairs) == 10
     assert all(copy == original for copy, original in pairs)
+    assert rows["fd_efficientnet_lite0"]["floor_n_other"] == 51  # with a leak, halves of the 101 real images
 
 
 @pytest.mark.slow

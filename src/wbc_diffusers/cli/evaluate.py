@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+FLOORS = {"share": "real", "authenticity": "real", "copies": "false alarms"}
+"""What the floor is of measures that begin so, in a word."""
+
 
 def evaluate(
     real: Annotated[Path, typer.Option(help="Folder of real images that the model was not trained on.")],
@@ -63,13 +66,13 @@ def evaluate(
     if found is None:
         return
     for row in found.main_rows:
+        if not isfinite(row.value):
+            typer.echo(f"{row.measure:32}   not measured")
+            continue
         interval = "" if row.low is None else f"  ({figure(row.low)} to {figure(row.high)})"
-        held_beside = {"share": "real", "copies": "false alarms", "authenticity": "real"}.get(
-            row.measure.split("_")[0], "floor"
-        )
-        floor = "" if row.floor is None else f"  {held_beside} {figure(row.floor)}"
+        floor = FLOORS.get(row.measure.partition("_")[0], "floor")
+        beside = "" if row.floor is None else f"  {floor} {figure(row.floor)}"
         if row.value_at_floor is not None:  # of fewer images, as the floor is: a distance falls with their number
-            floor += f" (beside it {figure(row.value_at_floor)})"
-        told = f"{figure(row.value):>8}{interval}{floor}" if isfinite(row.value) else "  not measured"
-        typer.echo(f"{row.measure:32} {told}")
+            beside += f" (beside it {figure(row.value_at_floor)})"
+        typer.echo(f"{row.measure:32} {figure(row.value):>8}{interval}{beside}")
     typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")

@@ -139,21 +139,27 @@ def read_set(folder: Path, role: str, *, where: Sequence[str] = (), generated: b
             f"{refused[0]}. Nothing is left out silently: remove or repair them, or prepare the folder with "
             "`wbc prepare`."
         )
-    if len(paths) < LEAST_IMAGES:
+    _check_sizes(sizes, folder, role, where)
+    coarsest = max(jpegs, key=lambda jpeg: jpeg.coarseness, default=None)
+    hashes = tuple(files), tuple(pixels)
+    return ImageSet(role, folder, tuple(paths), *hashes, *next(iter(sizes)), coarsest, tuple(other_files))
+
+
+def _check_sizes(sizes: Counter[tuple[int, int]], folder: Path, role: str, where: Sequence[str]) -> None:
+    """Refuse too few images, or such of several sizes (width, height)."""
+    count = sizes.total()
+    if count < LEAST_IMAGES:
         chosen = f" with {', '.join(where)}" if where else ""
         raise ImageSetError(
-            f"{shown(folder)} holds {len(paths)} {role} images{chosen}; at least {LEAST_IMAGES} are needed for a "
-            "figure with an interval."
+            f"{shown(folder)} holds {count} {role} images{chosen}; at least {LEAST_IMAGES} are needed for a figure "
+            "with an interval."
         )
     if len(sizes) > 1:
-        told = ", ".join(f"{count} of {w} x {h}" for (w, h), count in sizes.most_common(4))
+        told = ", ".join(f"{of_size} of {w} x {h}" for (w, h), of_size in sizes.most_common(4))
         raise ImageSetError(
             f"The {role} images in {shown(folder)} have {len(sizes)} sizes ({told} px), and would not be comparable: "
             "bring them to one size, as `wbc prepare` does."
         )
-    coarsest = max(jpegs, key=lambda jpeg: jpeg.coarseness, default=None)
-    hashes = tuple(files), tuple(pixels)
-    return ImageSet(role, folder, tuple(paths), *hashes, *next(iter(sizes)), coarsest, tuple(other_files))
 
 
 def _list(folder: Path, role: str, where: Sequence[str]) -> tuple[Source, list[Item]]:

@@ -1,7 +1,10 @@
 """Fixtures for all tests: no network, and the real cells where they lie beside the checkout."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,9 @@ import pytest
 # Set on import, since huggingface_hub and datasets read these when they are first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+# Code that comes with folders is copied there before it is run, always by the same names: a place for each process.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="wbc-modules-")
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 # The tests' networks are tiny: on two busy cores, threads that wait for each other made one training step take 5 s, not
 # 0.04 s. Set before torch is imported; the commands that tests start inherit it.

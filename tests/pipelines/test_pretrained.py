@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def weights(folder: Path, pipe) -> Path:
 
 def sample(pipe, *seeds: int) -> Tensor:
     pipe.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": 4} if isinstance(pipe, WBCDDIMPipeline) else {}
+    options = {"num_inference_steps": 4} if type(pipe).__name__ == "WBCDDIMPipeline" else {}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return pipe(len(seeds), generator=generators, output_type="pt", **options).images
 
@@ -118,7 +117,6 @@ def test_installed_pipelines_are_the_shipped_ones():
     ):
         assert issubclass(installed, shipped)
         assert installed.__name__ == shipped.__name__
-        assert getattr(diffusers, installed.__name__) is installed
 
 
 def test_folder_of_the_shipped_class_is_that_of_the_installed_one(pipe, folder, tmp_path):
@@ -126,6 +124,87 @@ def test_folder_of_the_shipped_class_is_that_of_the_installed_one(pipe, folder, 
     shipped[type(pipe)](**pipe.components).save_pretrained(tmp_path / "shipped")
     assert weights_in(tmp_path / "shipped") == weights_in(folder)
     assert (tmp_path / "shipped" / "model_index.json").read_text() == (folder / "model_index.json").read_text()
+
+
+# Code that is shipped, and who runs it.
+
+
+def test_folder_ships_the_code_of_its_classes(pipe, folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    file, name = index["_class_name"]
+    shipped = {WBCDDIMPipeline: pipeline_wbc_ddim, WBCGANPipeline: pipeline_wbc_gan}[type(pipe)]
+    assert (file, name) == (Path(shipped.__file__).stem, type(pipe).__name__)
+    assert (folder / f"{file}.py").read_bytes() == Path(shipped.__file__).read_bytes()
+    for part, component in pipe.components.items():
+        code = Path(sys.modules[type(component).__module__].__file__)
+        assert index[part] == [code.stem, type(component).__name__]
+        assert (folder / part / code.name).read_bytes() == code.read_bytes()
+    assert index["auto_map"] == {"AutoModel": ".".join(index[NETWORKS[type(pipe)]])}
+    compiled = type(pipe).from_pipe(pipe, **{NETWORKS[type(pipe)]: torch.compile(network(pipe))})
+    assert compiled.to_json_string() == pipe.to_json_string()
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_folder_saved_again_is_the_same_to_the_last_byte(pipe, folder, tmp_path, trusted):
+    cls, options = (DiffusionPipeline, {"trust_remote_code": True}) if trusted else (type(pipe), {})
+    cls.from_pretrained(str(folder), **options).save_pretrained(tmp_path / "again")
+    first, again = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in (folder, tmp_path / "again")
+    )
+    assert again.keys() == first.keys()
+    assert [str(name) for name in first if again[name] != first[name]] == []
+    assert all(str(tmp_path).encode() not in content for content in again.values())  # tells nothing about the user
+
+
+def test_installed_class_runs_no_code_of_the_folder_and_tells_where_it_differs(pipe, folder, tmp_path, caplog):
+    type(pipe).from_pretrained(folder)
+    assert "differs from the file of that name" not in caplog.text
+    files = sorted(folder.rglob("*.py"))
+    assert len(files) == 3
+    for path in files:
+        path.write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n" + path.read_text())
+    assert_same(sample(type(pipe).from_pretrained(folder), 1), sample(pipe, 1))
+    assert not (tmp_path / "ran").exists()
+    for path in files:
+        assert f"{path} differs from the file of that name in wbc-diffusers" in caplog.text
+    for options in ({"trust_remote_code": True}, {"custom_pipeline": str(files[0])}):
+        with pytest.raises(ValueError, match="never runs code that came with a checkpoint: leave trust_remote_code"):
+            type(pipe).from_pretrained(folder, **options)
+    assert not (tmp_path / "ran").exists()
+    DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
+    assert (tmp_path / "ran").exists()
+
+
+def test_saved_code_is_what_was_run_though_another_load_put_other_code_in_its_place(pipe, folder, tmp_path):
+    own = DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
+    shutil.copytree(folder, tmp_path / "changed")
+    for path in (tmp_path / "changed").rglob("*.py"):
+        path.write_text(path.read_text() + "\n# changed\n")
+    DiffusionPipeline.from_pretrained(str(tmp_path / "changed"), trust_remote_code=True)
+    own.save_pretrained(tmp_path / "own")
+    for path in folder.rglob("*.py"):
+        assert (tmp_path / "own" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_component_of_an_own_class_is_shipped_and_never_run_unasked(diffusion_folder, tmp_path, monkeypatch):
+    (tmp_path / "own_unet.py").write_text(
+        "from diffusers import ModelMixin\nfrom wbc_diffusers import R2AttnUNet\nclass OwnUNet(R2AttnUNet): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import own_unet
+
+    pipe = WBCDDIMPipeline.from_pretrained(
+        diffusion_folder, unet=own_unet.OwnUNet.from_pretrained(diffusion_folder, subfolder="unet")
+    )
+    pipe.save_pretrained(tmp_path / "own")
+    assert (tmp_path / "own" / "unet" / "own_unet.py").read_bytes() == (tmp_path / "own_unet.py").read_bytes()
+    with pytest.raises(ValueError, match=r"unet of .* is a OwnUNet, which this package doesn't know.*: give unet="):
+        WBCDDIMPipeline.from_pretrained(tmp_path / "own")
+    given = own_unet.OwnUNet.from_pretrained(tmp_path / "own", subfolder="unet")
+    assert_same(sample(WBCDDIMPipeline.from_pretrained(tmp_path / "own", unet=given), 1), sample(pipe, 1))
+    trusted = DiffusionPipeline.from_pretrained(str(tmp_path / "own"), trust_remote_code=True)
+    assert type(trusted.unet).__name__ == "OwnUNet"
+    assert_same(sample(trusted, 1), sample(pipe, 1))
 
 
 # Saved and loaded.
@@ -142,7 +221,8 @@ def test_saved_pipeline_gives_the_same_images(pipe, folder):
 
 
 def test_weights_are_saved_in_safetensors_only(pipe, folder, tmp_path):
-    assert [path.name for path in weights(folder, pipe).parent.iterdir() if path.suffix != ".json"] == [WEIGHTS]
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".json", ".py", ".safetensors"}
+    assert weights(folder, pipe).is_file()
     for arguments in ({"safe_serialization": False}, {"use_flashpack": True}):
         with pytest.raises(ValueError, match=f"{type(pipe).__name__} is saved in safetensors only"):
             pipe.save_pretrained(tmp_path / "other", **arguments)
@@ -166,13 +246,13 @@ def test_discriminator_may_be_absent(tmp_path):
     for changed in (False, True):
         if changed:
             (tmp_path / "without" / "model_index.json").write_text(json.dumps(index))
-        for cls in (WBCGANPipeline, DiffusionPipeline):
-            loaded = cls.from_pretrained(str(tmp_path / "without"))
+        for cls, options in ((WBCGANPipeline, {}), (DiffusionPipeline, {"trust_remote_code": True})):
+            loaded = cls.from_pretrained(str(tmp_path / "without"), **options)
             assert loaded.discriminator is None
             assert_same(sample(loaded, 1), sample(pipe, 1))
     (tmp_path / "with" / "discriminator" / WEIGHTS).unlink()
     assert WBCGANPipeline.from_pretrained(tmp_path / "with", discriminator=None).discriminator is None
-    with pytest.raises(OSError, match=WEIGHTS):
+    with pytest.raises(OSError, match=r"with.discriminator holds no \.safetensors"):
         WBCGANPipeline.from_pretrained(tmp_path / "with")
     for part in ("discriminator", "generator"):
         shutil.rmtree(tmp_path / "with" / part)
@@ -228,24 +308,6 @@ def test_gan_loads_and_saves_without_a_warning(tmp_path, caplog, monkeypatch):
     assert not caplog.records
 
 
-@pytest.mark.slow
-def test_folder_loads_by_the_class_of_diffusers_in_a_fresh_process(pipe, folder):
-    shipped = {WBCDDIMPipeline: pipeline_wbc_ddim, WBCGANPipeline: pipeline_wbc_gan}[type(pipe)]
-    script = f"""
-import wbc_diffusers.pipelines
-from diffusers import DiffusionPipeline
-for options in ({{}}, {{"custom_pipeline": {shipped.__file__!r}, "trust_remote_code": True}}):
-    pipe = DiffusionPipeline.from_pretrained({str(folder)!r}, **options)
-    print(type(pipe).__name__, *(type(part).__name__ for name, part in sorted(pipe.components.items())))
-"""
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    parts = {
-        WBCDDIMPipeline: "WBCDDIMPipeline SigmoidDDIMScheduler R2AttnUNet",
-        WBCGANPipeline: "WBCGANPipeline WBCDiscriminator WBCGenerator",
-    }
-    assert found.stdout.splitlines() == [parts[type(pipe)]] * 2, found.stderr
-
-
 def test_repository_is_fetched_without_pickles(pipe, folder, monkeypatch):
     asked = {}
 
@@ -255,7 +317,11 @@ def test_repository_is_fetched_without_pickles(pipe, folder, monkeypatch):
 
     monkeypatch.setattr(pretrained, "snapshot_download", fetch)
     loaded = type(pipe).from_pretrained("somebody/cells", revision="v2")
-    assert asked == {"repository": "somebody/cells", "revision": "v2", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert {name: asked.pop(name) for name in ("repository", "revision")} == {
+        "repository": "somebody/cells",
+        "revision": "v2",
+    }
+    assert asked == {"allow_patterns": ["*.json", "*.safetensors", "*.py"], "ignore_patterns": ["*.*.safetensors"]}
     assert loaded.name_or_path == "somebody/cells"
 
 
@@ -354,8 +420,8 @@ def test_training_manifest_is_taken_along(pipe, folder, tmp_path):
     manifest = {"schema_version": 1, "images": ["ab" * 32], "recipe": {"name": "Döhle"}}
     (folder / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     manifest["weights_sha256"] = weights_in(folder)
-    for cls in (type(pipe), DiffusionPipeline):
-        loaded = cls.from_pretrained(str(folder))
+    for cls, options in ((type(pipe), {}), (DiffusionPipeline, {"trust_remote_code": True})):
+        loaded = cls.from_pretrained(str(folder), **options)
         loaded.save_pretrained(tmp_path / cls.__name__)
         assert json.loads((tmp_path / cls.__name__ / "training_manifest.json").read_text("utf-8")) == manifest
     loaded = type(pipe).from_pretrained(folder)
@@ -389,6 +455,14 @@ def test_weights_that_the_manifest_does_not_know_are_warned_of(pipe, folder, cap
         caplog.clear()
         type(pipe).from_pretrained(folder)
         assert (f"{folder / name} is not the file that training_manifest.json was written for" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("manifest", [{"schema_version": 2}, {}])
+def test_manifest_of_an_unknown_schema_is_refused(pipe, folder, manifest):
+    (folder / "training_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for load in (type(pipe).from_pretrained, load_pipeline):
+        with pytest.raises(ValueError, match=rf"manifest of {folder} has schema_version (2|None), .*: update the pack"):
+            load(folder)
 
 
 def test_folder_without_manifest_gets_none(pipe, folder):

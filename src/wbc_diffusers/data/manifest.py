@@ -22,12 +22,7 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
     Raises:
         ValueError: If it is no manifest of a schema that this version reads, or a part of it is of another type.
     """
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"The training manifest of {place} has schema_version {version!r}, and this version of the package reads "
-            f"{SCHEMA_VERSION}: update the package, or take the manifest again from where the model came from."
-        )
+    check_schema(manifest, place)
     parts: dict[str, Any] = {"recipe": {}, "training": {}, "parents": [], **{name: [] for name in _HASHES}}
     whole = {**parts, **manifest}
     for name, empty in parts.items():
@@ -40,6 +35,16 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
         for name, digits in _HASHES.items():
             _check_hashes(place, name, each.get(name, []), digits)
     return whole
+
+
+def check_schema(manifest: Any, place: str) -> None:
+    """Raise ValueError unless what was read as the manifest of a pipeline is of a schema that this version reads."""
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"The training manifest of {place} has schema_version {version!r}, and this version of the package reads "
+            f"{SCHEMA_VERSION}: update the package, or take the manifest again from where the model came from."
+        )
 
 
 def _check_hashes(place: str, name: str, values: Any, digits: int) -> None:

@@ -6,8 +6,10 @@ This file is shipped with checkpoints: it imports nothing of the package.
 import hashlib
 import inspect
 import json
+import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,12 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_tcd import TCDScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "training_manifest.json"
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -426,7 +432,7 @@ class WBCDDIMPipeline(DiffusionPipeline):
         super().save_pretrained(str(save_directory), safe_serialization=True, **kwargs)
 
     def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write model_index.json, and the training manifest with the hashes of the weight files that lie there now.
+        """Write model_index.json, the code of the classes, and the manifest with the hashes of the weights there.
 
         `save_pretrained` calls this when it has written the weights, and before it uploads the folder.
 
@@ -436,14 +442,81 @@ class WBCDDIMPipeline(DiffusionPipeline):
             kwargs: Further arguments of [`ConfigMixin.save_config`].
         """
         folder = Path(save_directory)
-        # A folder loaded by DiffusionPipeline itself has not gone through our from_pretrained.
-        manifest = self.training_manifest or read_manifest(self.name_or_path)
+        manifest = self._find_manifest()
+        folder.mkdir(parents=True, exist_ok=True)
         if manifest is not None:
             # Anew: another precision or variant makes other files.
             text = json.dumps({**manifest, "weights_sha256": weight_hashes(folder)}, indent=1)
-            folder.mkdir(parents=True, exist_ok=True)
             (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+        for part, (name, code) in self._shipped_code().items():
+            (folder / part).mkdir(exist_ok=True)
+            (folder / part / f"{name}.py").write_bytes(code)
+        for path in folder.glob("*/config.json"):
+            # diffusers writes where the part was loaded from, which may tell about the user.
+            config = {key: value for key, value in read_object(path).items() if key != "_name_or_path"}
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         super().save_config(str(folder), push_to_hub=push_to_hub, **kwargs)
+
+    def to_json_string(self) -> str:
+        """Give model_index.json: it names each class by the file that is shipped, as diffusers loads such code."""
+        index = json.loads(super().to_json_string())
+        index.pop("_name_or_path", None)
+        for part, (name, _) in self._shipped_code().items():
+            index[part or "_class_name"] = [name, self._class_of(part).__name__]
+        network = next(n for n, part in self.components.items() if isinstance(part, nn.Module))
+        if isinstance(index[network], list) and network in self._shipped_code():
+            index["auto_map"] = {"AutoModel": ".".join(index[network])}  # AutoModel looks here, and for one class only
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def register_modules(self, **kwargs: Any) -> None:
+        """Take over the components, and their code: a later load may put other code into the files it is run from."""
+        super().register_modules(**kwargs)
+        classes = [self._class_of(part) for part in ("", *kwargs)]
+        self._code_at_start = {cls: code for cls in classes if (code := code_of(cls)) is not None}
+
+    def _class_of(self, part: str) -> type:
+        """The class of a component, or that of the pipeline for an empty name."""
+        if part:
+            return type(getattr(self.components[part], "_orig_mod", self.components[part]))  # of a compiled network
+        # A class of the same name further down is the installed package's, which adds its way of loading only.
+        return next(cls for cls in reversed(type(self).__mro__) if cls.__name__ == type(self).__name__)
+
+    def _shipped_code(self) -> dict[str, tuple[str, bytes]]:
+        """Name and text of the file of each class that isn't diffusers' own, by the folder it is shipped in."""
+        classes = {part: self._class_of(part) for part in ("", *self.components)}
+        found = {part: self._code_at_start.get(cls) or code_of(cls) for part, cls in classes.items()}
+        return {part: code for part, code in found.items() if code is not None}
+
+    def _find_manifest(self) -> dict[str, Any] | None:
+        """The manifest of where the pipeline came from: diffusers' own download of a repository leaves it out."""
+        if self.training_manifest is not None or Path(self.name_or_path or "").is_dir():
+            return self.training_manifest or read_manifest(self.name_or_path)
+        network = next(part for part in self.components.values() if isinstance(part, nn.Module))
+        snapshot = Path(getattr(network, "config", {}).get("_name_or_path") or "").parent
+        if not self.name_or_path or snapshot.parent.name != "snapshots":
+            return None
+        try:
+            file = hf_hub_download(
+                self.name_or_path, MANIFEST_NAME, revision=snapshot.name, cache_dir=snapshot.parents[2]
+            )
+            return read_manifest(Path(file).parent)
+        except OSError as error:
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                logger.warning(
+                    "The training manifest of %s could not be fetched (%s), so what is saved has none: copy %s there.",
+                    self.name_or_path,
+                    error,
+                    MANIFEST_NAME,
+                )
+            return None
+
+
+def code_of(cls: type) -> tuple[str, bytes] | None:
+    """Name and text of the file that defines a class; None for diffusers' own classes and those of no module."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if file is None or cls.__module__.partition(".")[0] in ("__main__", "builtins", "diffusers", "transformers"):
+        return None
+    return Path(file).stem, Path(file).read_bytes()
 
 
 def sharpen_contrast(images: Tensor, contrast: float) -> Tensor:

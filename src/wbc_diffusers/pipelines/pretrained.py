@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +12,21 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
 
+from wbc_diffusers import __version__
+from wbc_diffusers.data.manifest import check_schema
+from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
+from wbc_diffusers.models.wbc_discriminator import WBCDiscriminator
+from wbc_diffusers.models.wbc_generator import WBCGenerator
 from wbc_diffusers.pipelines import pipeline_wbc_ddim, pipeline_wbc_gan
-from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, read_manifest, read_object, weight_hashes
+from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, code_of, read_manifest, read_object, weight_hashes
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 
 logger = logging.getLogger(__name__)
+
+COMPONENTS: dict[str, type] = {
+    cls.__name__: cls for cls in (R2AttnUNet, WBCGenerator, WBCDiscriminator, SigmoidDDIMScheduler)
+}
+"""The classes that parts are built from, whatever code came with them, by the name in model_index.json."""
 
 
 class PretrainedPipeline(DiffusionPipeline):
@@ -24,28 +36,35 @@ class PretrainedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """Load a pipeline from a folder or from the hub, safetensors only: nothing is ever unpickled.
+        """Load a pipeline from a folder or from the hub: nothing is unpickled, and no code that came with it is run.
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a repository on the hub.
             kwargs: Further arguments of [`DiffusionPipeline.from_pretrained`], such as `torch_dtype` or `variant`.
 
         Raises:
-            ValueError: If `use_safetensors=False` is asked for, or the folder holds another kind of pipeline, or a
-                broken model_index.json or manifest.
+            ValueError: If `use_safetensors=False` or code of the folder is asked for, or the folder holds another kind
+                of pipeline, or a model_index.json or manifest that is broken or of an unknown schema.
             OSError: If there is no pipeline, or its weights are incomplete or not in safetensors.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError(f"{cls.__name__} loads safetensors only: leave use_safetensors out, or set it to True.")
+        if kwargs.pop("trust_remote_code", False) or kwargs.get("custom_pipeline"):
+            raise ValueError(
+                f"{cls.__name__} never runs code that came with a checkpoint: leave trust_remote_code and "
+                "custom_pipeline out, or load it by DiffusionPipeline if you trust that code."
+            )
         kwargs["use_safetensors"] = True
         name = str(pretrained_model_name_or_path)
         passed = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-        folder = _resolve(name, **{option: kwargs[option] for option in passed if option in kwargs})
+        options = {option: kwargs[option] for option in passed if option in kwargs}
+        folder = _resolve(name, all_variants=kwargs.get("variant") is not None, **options)
         index = _read_index(folder, name)
         _check_index(index, folder, name, cls, passed_components=set(kwargs))
         for part in _absent(index, folder, name, cls, passed_components=set(kwargs)):
             kwargs[part] = None
-        _refuse_pickles(folder, passed_components=set(kwargs))
+        _check_weights(folder, cls, passed_components=set(kwargs))
+        _warn_of_other_code(folder, cls, index)
         manifest = read_manifest(folder)
         if (
             "scheduler" in _components(cls) - set(kwargs)
@@ -53,11 +72,23 @@ class PretrainedPipeline(DiffusionPipeline):
         ):
             kwargs["scheduler"] = solver
         if manifest is not None:
+            check_schema(manifest, name)
             _warn_of_other_weights(folder, manifest)
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.register_to_config(_name_or_path=name)
         pipeline.training_manifest = manifest
         return pipeline
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read model_index.json, with installed classes in the place of the code that the folder ships.
+
+        Args:
+            args: Those of [`ConfigMixin.load_config`], which the loader of diffusers calls.
+            kwargs: Likewise.
+        """
+        config = super().load_config(*args, **kwargs)
+        return _by_installed(config) if isinstance(config, dict) else (_by_installed(config[0]), *config[1:])
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
@@ -98,7 +129,7 @@ def load_pipeline(model: str | os.PathLike[str]) -> PretrainedPipeline:
         OSError: If there is no pipeline, or its weights are incomplete or not in safetensors.
     """
     folder = _resolve(str(model))
-    kind = _read_index(folder, str(model)).get("_class_name")
+    kind = _read_index(folder, str(model))["_class_name"]
     if not isinstance(kind, str) or kind not in PIPELINES:
         raise ValueError(f"{model} is a {kind}; one of {', '.join(PIPELINES)} is wanted: give another model.")
     pipeline = PIPELINES[kind].from_pretrained(folder)
@@ -106,14 +137,15 @@ def load_pipeline(model: str | os.PathLike[str]) -> PretrainedPipeline:
     return pipeline
 
 
-def _resolve(name: str, **options: Any) -> Path:
+def _resolve(name: str, *, all_variants: bool = False, **options: Any) -> Path:
     """The folder of a model: the one of that name, or what the hub gives, in its cache."""
     if Path(name).is_dir():
         return Path(name)
-    # diffusers' own download would leave the manifest out, and refuse components of other packages.
-    allowed = ["*.json", "*.safetensors"]
+    # diffusers' own download would leave the manifest out, and ask for trust in the code, which is only compared here.
+    allowed = ["*.json", "*.safetensors", "*.py"]
+    ignored = None if all_variants else ["*.*.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=allowed, **options))
+        return Path(snapshot_download(name, allow_patterns=allowed, ignore_patterns=ignored, **options))
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise OSError(
@@ -127,7 +159,22 @@ def _read_index(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise OSError(f"{name} holds no {path.name}: give a pipeline folder, as save_pretrained writes it.")
-    return read_object(path)
+    return _by_installed(read_object(path))
+
+
+def _by_installed(index: dict[str, Any]) -> dict[str, Any]:
+    """A model_index.json as diffusers reads it where no code is shipped: known classes are those of this package."""
+    kind: Any = index.get("_class_name")
+    named = {"_class_name": kind[-1] if _is_pair(kind) else kind}
+    for part, place in index.items():
+        if not part.startswith("_") and _is_pair(place) and place[1] in COMPONENTS:
+            named[part] = [COMPONENTS[place[1]].__module__, place[1]]
+    return {part: place for part, place in {**index, **named}.items() if part != "auto_map"}
+
+
+def _is_pair(place: Any) -> bool:
+    """Whether an entry of model_index.json is a module, or the name of a shipped file, and a class."""
+    return isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
 
 
 def _components(cls: type[DiffusionPipeline]) -> set[str]:
@@ -147,12 +194,18 @@ def _check_index(
         place: Any = index.get(part)
         if part in cls._optional_components and place in (None, [None, None]):
             continue
-        pair = isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
-        if not pair or (place[0] == "diffusers" and not hasattr(diffusers, place[1])):
+        if not _is_pair(place) or (place[0] == "diffusers" and not hasattr(diffusers, place[1])):
             raise ValueError(
                 f"{folder / 'model_index.json'} says {place!r} of the {part}: a library and a class of it are wanted, "
                 'such as ["diffusers", "DDIMScheduler"]. Take it again from where the model came from, or update '
                 "diffusers."
+            )
+        known = place[0] == "diffusers" or place[1] in COMPONENTS
+        if not known and ((folder / part / f"{place[0]}.py").is_file() or place[0] not in sys.modules):
+            raise ValueError(
+                f"The {part} of {name} is a {place[1]}, which this package doesn't know, and it runs no code that came "
+                f"with a checkpoint: give {part}=... yourself, or load all of it by DiffusionPipeline.from_pretrained"
+                "(..., trust_remote_code=True) if you trust that code."
             )
 
 
@@ -180,14 +233,40 @@ def _solver_of_diffusers(folder: Path, index: dict[str, Any]) -> SchedulerMixin 
     return solver_class.from_config({**config, "_class_name": "SigmoidDDIMScheduler"})
 
 
-def _refuse_pickles(folder: Path, passed_components: set[str]) -> None:
-    """Raise OSError if a component of a pipeline folder has its weights in pickles only."""
-    for component in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in passed_components):
-        pickles = [path for path in sorted(component.iterdir()) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        if pickles and not any(component.glob("*.safetensors")):
-            raise OSError(
-                f"{component} holds its weights as {pickles[0].name}, a pickle, which could run code when it is read, "
-                "and no .safetensors. Convert it where you trust it: load the model there and call save_pretrained."
+def _check_weights(folder: Path, cls: type[PretrainedPipeline], passed_components: set[str]) -> None:
+    """Raise OSError if a network of a pipeline folder has no weights in safetensors."""
+    for part in sorted(_components(cls) - passed_components):
+        place = folder / part
+        if not (place / "config.json").is_file() or any(place.glob("*.safetensors")):
+            continue
+        pickles = [path.name for path in sorted(place.iterdir()) if path.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        there = (
+            f"holds its weights as {pickles[0]}, a pickle, which could run code when it is read, and"
+            if pickles
+            else "holds"
+        )
+        raise OSError(
+            f"{place} {there} no .safetensors. If the model has pickled weights only, convert them where you trust "
+            "them: load the model there and call save_pretrained. Else take it again from where it came from."
+        )
+
+
+def _warn_of_other_code(folder: Path, cls: type[PretrainedPipeline], index: dict[str, Any]) -> None:
+    """Warn if a folder ships other code of a class than what is installed and used."""
+    shipped = next(each for each in reversed(cls.__mro__) if each.__name__ == index["_class_name"] or each is cls)
+    installed = {
+        part: COMPONENTS[place[1]] for part, place in index.items() if _is_pair(place) and place[1] in COMPONENTS
+    }
+    for part, known in {"": shipped, **installed}.items():
+        code = code_of(known)
+        path = folder / part / f"{code[0]}.py" if code else folder
+        if code and path.is_file() and path.read_bytes() != code[1]:
+            logger.warning(
+                "%s differs from the file of that name in wbc-diffusers %s, which is used in its place: the images may "
+                "differ from those of who made the model. DiffusionPipeline.from_pretrained(..., "
+                "trust_remote_code=True) runs the code that came with it.",
+                path,
+                __version__,
             )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_stand_in import HubStandIn
+
 # Set on import, since huggingface_hub and datasets read these when they are first imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -34,6 +36,13 @@ def _new_accelerator() -> Iterator[None]:
     yield
     if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubStandIn]:
+    """Start an empty model hub on loopback, for commands in processes of their own."""
+    with HubStandIn() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")

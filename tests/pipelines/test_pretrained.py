@@ -175,6 +175,13 @@ def test_installed_class_runs_no_code_of_the_folder_and_tells_where_it_differs(p
     assert (tmp_path / "ran").exists()
 
 
+def test_shipped_code_that_is_run_again_leaves_what_was_loaded_before_alone(pipe, folder):
+    # diffusers runs the code of each local folder in the same module, so that its classes become others.
+    before = DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
+    DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
+    assert_same(sample(before, 1), sample(pipe, 1))
+
+
 def test_saved_code_is_what_was_run_though_another_load_put_other_code_in_its_place(pipe, folder, tmp_path):
     own = DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
     shutil.copytree(folder, tmp_path / "changed")

@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.manifest import check_schema
@@ -58,8 +59,8 @@ class PretrainedPipeline(DiffusionPipeline):
         name = str(pretrained_model_name_or_path)
         passed = ("cache_dir", "force_download", "local_files_only", "revision", "token")
         options = {option: kwargs[option] for option in passed if option in kwargs}
-        folder = _resolve(name, all_variants=kwargs.get("variant") is not None, **options)
-        index = _read_index(folder, name)
+        folder = find_folder(name, all_variants=kwargs.get("variant") is not None, **options)
+        index = read_index(folder, name)
         _check_index(index, folder, name, cls, passed_components=set(kwargs))
         for part in _absent(index, folder, name, cls, passed_components=set(kwargs)):
             kwargs[part] = None
@@ -128,8 +129,8 @@ def load_pipeline(model: str | os.PathLike[str]) -> PretrainedPipeline:
         ValueError: If it is a pipeline of another class, or broken.
         OSError: If there is no pipeline, or its weights are incomplete or not in safetensors.
     """
-    folder = _resolve(str(model))
-    kind = _read_index(folder, str(model))["_class_name"]
+    folder = find_folder(str(model))
+    kind = read_index(folder, str(model))["_class_name"]
     if not isinstance(kind, str) or kind not in PIPELINES:
         raise ValueError(f"{model} is a {kind}; one of {', '.join(PIPELINES)} is wanted: give another model.")
     pipeline = PIPELINES[kind].from_pretrained(folder)
@@ -137,7 +138,7 @@ def load_pipeline(model: str | os.PathLike[str]) -> PretrainedPipeline:
     return pipeline
 
 
-def _resolve(name: str, *, all_variants: bool = False, **options: Any) -> Path:
+def find_folder(name: str, *, all_variants: bool = False, **options: Any) -> Path:
     """The folder of a model: the one of that name, or what the hub gives, in its cache."""
     if Path(name).is_dir():
         return Path(name)
@@ -146,20 +147,36 @@ def _resolve(name: str, *, all_variants: bool = False, **options: Any) -> Path:
     ignored = None if all_variants else ["*.*.safetensors"]
     try:
         return Path(snapshot_download(name, allow_patterns=allowed, ignore_patterns=ignored, **options))
+    except RevisionNotFoundError as error:
+        raise OSError(
+            f"{name} has no revision {options.get('revision')}: give one of its branches, tags or commits."
+        ) from error
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, RepositoryNotFoundError):
+            reason = "it knows none, or shows it to others only"
         raise OSError(
             f"There is no folder {name}, and the hub gave no such model ({reason}): give a pipeline folder, or a hub "
             "id such as somebody/wbc-model."
         ) from error
 
 
-def _read_index(folder: Path, name: str) -> dict[str, Any]:
-    """The model_index.json of a pipeline folder."""
+def read_index(folder: Path, name: str) -> dict[str, Any]:
+    """The model_index.json of a pipeline folder, with the modules of this package in the place of shipped files.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If it is no JSON object.
+    """
+    return _by_installed(read_raw_index(folder, name))
+
+
+def read_raw_index(folder: Path, name: str) -> dict[str, Any]:
+    """The model_index.json of a pipeline folder as it is; raises as `read_index`."""
     path = folder / "model_index.json"
     if not path.is_file():
         raise OSError(f"{name} holds no {path.name}: give a pipeline folder, as save_pretrained writes it.")
-    return _by_installed(read_object(path))
+    return read_object(path)
 
 
 def _by_installed(index: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The demo, with a plan small enough for a test."""
 
+import base64
 import csv
 import re
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from wbc_diffusers import WBCDDIMPipeline
+from wbc_diffusers.data.check import read_origin
 from wbc_diffusers.demo import Plan, run_demo
 from wbc_diffusers.evaluation.lobes import count_lobes
 
@@ -45,7 +47,9 @@ def lobes_in(folder: Path) -> np.ndarray:
 def test_the_page_needs_nothing_beside_it(finished: Path) -> None:
     page = finished.read_text(encoding="utf-8")
     assert not re.findall(r"<(?:link|script|iframe)|(?:src|href)=[\"'](?!data:|#)", page)
-    assert page.count("data:image/png;base64,") == 4
+    pictures = re.findall('data:image/png;base64,([^"]+)', page)
+    source_types = [read_origin(base64.b64decode(picture)).source_type for picture in pictures]
+    assert source_types == ["algorithmicMedia", "trainedAlgorithmicMedia"] * 2
     assert page.count("<svg") == page.count("</svg>") == 3
 
 

@@ -364,7 +364,7 @@ def test_folder_that_holds_something_else_is_left_alone(model, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_broken_settings_are_named(text, model, tmp_path):
     (tmp_path / "generation.json").write_text(text)
-    with pytest.raises(ValueError, match=r"generation.json (is not JSON|holds no settings).*give another --out"):
+    with pytest.raises(ValueError, match=r"generation.json (is not JSON|holds no settings).*give another folder"):
         make(model, tmp_path, 1)
 
 

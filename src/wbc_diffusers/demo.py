@@ -15,12 +15,13 @@ from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import image_grid
+from wbc_diffusers.data.origin import find_origin
 from wbc_diffusers.data.output import check_output
 from wbc_diffusers.data.phantom import PHANTOM_VERSION, render_folder
 from wbc_diffusers.data.prepare import prepare
 from wbc_diffusers.evaluation.lobes import count_lobes
 from wbc_diffusers.generation import generate
-from wbc_diffusers.pages import COLOURS, INK, chart_svg, new_chart, write_page
+from wbc_diffusers.pages import COLOURS, INK, chart_svg, image_uri, new_chart, write_page
 from wbc_diffusers.training.ddim import train_ddim
 from wbc_diffusers.training.recipe import DDIMRecipe
 
@@ -154,10 +155,11 @@ class CountedSet:
     def to_template(self) -> dict[str, Any]:
         """What the page shows of the set."""
         columns, rows = _GRID
+        grid = image_grid(self.images[: columns * rows], columns)
         return {
             "name": self.name,
             "cells": len(self.images),
-            "grid": image_grid(self.images[: columns * rows], columns),
+            "grid": image_uri(grid, find_origin(self.images[0]).source_type),
             "caption": f"{min(columns * rows, len(self.images))} of {len(self.images)}, not chosen.",
             "mean_lobes": self.lobes.mean(),
             "five": (self.lobes >= 5).mean(),

@@ -17,9 +17,9 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from PIL import Image
 
-from wbc_diffusers import __version__
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.data.manifest import public_name
+from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.sampling import load_sampler
 
 SETTINGS_NAME = "generation.json"
@@ -102,6 +102,18 @@ def generate(
     # Dealt out before any image is looked for, so that processes which start at different times agree.
     mine = list(_blocks(seed, num, batch_size))[state.process_index :: state.num_processes]
     return _make(out, range(seed, seed + num), mine, sampler, settings, report)
+
+
+def settings_of(folder: Path) -> dict[str, Any] | None:
+    """What the images of a folder were made by, and the seeds of the first and last; None if `generate` didn't.
+
+    Raises:
+        ValueError: If the folder says so in words that can't be read.
+    """
+    path = folder / SETTINGS_NAME
+    if not path.is_file() or not (seeds := _seeds_in(folder)):
+        return None
+    return {**_read_settings(path), "seeds": [seeds[0], seeds[-1]]}
 
 
 def process_state() -> PartialState:
@@ -202,18 +214,23 @@ def _claim(out: Path, settings: Settings) -> Settings:
         with _partial_folder(out) as partial:
             (partial / SETTINGS_NAME).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
             _move_unless_there(partial / SETTINGS_NAME, path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): give another --out.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no settings: give another --out.")
+    found = _read_settings(path)
     # Revision and config say which model it is: a folder may be renamed or copied.
     own = {**settings, "model": found.get("model") or settings["model"]}
     changed = [f"{k} ({found.get(k)} there, {v} now)" for k, v in own.items() if found.get(k) != v]
     if changed:
         raise ValueError(f"{out} holds images made with another {', '.join(changed)}: give another --out.")
     return own
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): give another folder.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings: give another folder.")
+    return found
 
 
 def _move_unless_there(source: Path, target: Path) -> None:
@@ -244,7 +261,7 @@ def _remove_left_behind(out: Path) -> None:
 
 
 def _write_image(path: Path, pixels: np.ndarray, seed: int, settings: Settings) -> None:
-    write_png(path, pixels, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}", _marks(seed, settings))
+    write_png(path, pixels, TRAINED, text=_marks(seed, settings))
 
 
 def _marks(seed: int, settings: Settings) -> dict[str, str]:

@@ -18,6 +18,15 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the network runs in, by mixed precision."""
 
 
+def revision_of(network: torch.nn.Module) -> str:
+    """A hash of the weights themselves, so that a copied or republished model keeps its name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 @dataclass(kw_only=True)
 class Sampler(ABC):
     """A pipeline with the options that its images are made by.
@@ -57,7 +66,7 @@ class Sampler(ABC):
         """What an image depends on beside its seed and the size of its batch, as JSON."""
         grade = str(self.depicted.get("grade", ""))
         return {
-            "revision": self._revision(),
+            "revision": revision_of(self.network),
             "config": self._config_hash(),
             **self._own_settings(),
             "contrast": self.contrast,
@@ -100,14 +109,6 @@ class Sampler(ABC):
 
     def _manifest(self, part: str) -> dict[str, Any]:
         return (self.pipe.training_manifest or {}).get(part, {})
-
-    def _revision(self) -> str:
-        """A hash of the weights themselves, so that a copied or republished model keeps its name."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def _config_hash(self) -> str:
         """A hash of what the weights don't say: how network and scheduler are built."""

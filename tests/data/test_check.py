@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from wbc_diffusers.data.check import MAX_BYTES, REASONS, RefusedImageError, check_image, read_file
 
@@ -36,6 +37,12 @@ def png_of_16_bits() -> bytes:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() * 3 for row in np.arange(40 * 40).reshape(40, 40) * 40)
     header = struct.pack(">IIBBBBB", 40, 40, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def text_of_generated() -> PngInfo:
+    info = PngInfo()
+    info.add_text("wbc:synthetic", "true")
+    return info
 
 
 def with_flipped_byte(data: bytes) -> bytes:
@@ -82,6 +89,7 @@ BAD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "wide but low": ("too_small", lambda: encoded(Image.new("RGB", (400, 31)))),
     "more pixels than a cell has": ("too_large", lambda: encoded(Image.new("RGB", (10_000, 5_001)), compress_level=1)),
     "made by a model": ("generated", lambda: photo("JPEG", comment=b"digitalsourcetype/trainedAlgorithmicMedia")),
+    "made by a model, by its text alone": ("generated", lambda: photo(pnginfo=text_of_generated())),
 }
 
 
@@ -101,7 +109,7 @@ def test_good_file_gives_its_pixels(kind: str, options: dict[str, Any]) -> None:
     checked = check_image(data, 40)
     assert checked.image.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(checked.image), np.asarray(Image.open(io.BytesIO(data))))
-    assert (checked.source_type, checked.turned) == (None, False)
+    assert (checked.origin.source_type, checked.turned) == (None, False)
 
 
 def test_bytes_after_the_end_of_a_jpeg_and_a_thumbnail_within_are_no_fault() -> None:

@@ -1,8 +1,10 @@
 """The whole evaluation: what it writes, what it refuses, and that defects are seen by the figure meant for them."""
 
+import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from wbc_diffusers.cli import main
+from wbc_diffusers.data.check import read_origin
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.data.phantom import render_cell
 from wbc_diffusers.evaluation.cache import CacheError
@@ -35,6 +38,12 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
     assert {"measure", "encoder", "value", "low", "high", "floor", "n_real", "n_generated"} <= set(whole["rows"][0])
     assert len({row["measure"] for row in whole["rows"]}) == len(whole["rows"])
     return {row["measure"]: row for row in whole["rows"]}
+
+
+def source_types(page: str) -> list[str | None]:
+    """Give what each picture of a page says it is."""
+    pictures = re.findall('data:image/png;base64,([^"]+)', page)
+    return [read_origin(base64.b64decode(picture)).source_type for picture in pictures]
 
 
 def test_an_evaluation_says_how_far_sets_are_and_beside_what(
@@ -63,7 +72,7 @@ def test_an_evaluation_says_how_far_sets_are_and_beside_what(
     assert contrast["generated"] - contrast["real"] == pytest.approx(rows["contrast_difference"]["value"])
     assert whole["copies"] is None
     page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert source_types(page) == ["algorithmicMedia", *["trainedAlgorithmicMedia"] * 3]
     assert "<svg" in page
     assert any("kernel distance" in note for note in found.notes)
     assert any("one half of the real images" in note for note in found.notes)
@@ -205,6 +214,8 @@ def test_copies_among_generated_images_are_seen(many: list[np.ndarray], folder: 
     pairs = {(int(p["generated"][:4]) - 90, int(p["training"][:4])) for p in audit["closest"]}
     assert len(pairs) == 10
     assert all(copy == original for copy, original in pairs)
+    pairs_by_pixels_and_features = source_types((tmp_path / "out" / "index.html").read_text())[-2:]
+    assert pairs_by_pixels_and_features == ["compositeWithTrainedAlgorithmicMedia"] * 2
     assert rows["fd_efficientnet_lite0"]["floor_n_other"] == 51  # with a leak, halves of the 101 real images
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from wbc_diffusers.evaluation.intervals import Estimate
-from wbc_diffusers.evaluation.report import figure, interval
+from wbc_diffusers.evaluation.report import interval
+from wbc_diffusers.evaluation.rows import figure
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
+from wbc_diffusers.data.check import read_origin
 from wbc_diffusers.pages import chart_svg, image_uri, new_chart, write_page
 
 
@@ -18,6 +19,13 @@ def test_an_image_survives_its_uri_to_the_bit() -> None:
     head, data = image_uri(Image.fromarray(pixels)).split(",")
     assert head == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), pixels)
+
+
+def test_an_image_of_a_model_says_so_within_its_uri() -> None:
+    for source_type in ("trainedAlgorithmicMedia", None):
+        data = base64.b64decode(image_uri(Image.new("RGB", (2, 2)), source_type).split(",")[1])
+        assert (b"<Iptc4xmpExt:DigitalSourceType>" in data) is (source_type is not None)
+        assert read_origin(data).source_type == source_type
 
 
 def test_a_chart_is_svg_whose_text_stays_text_and_the_same_each_time() -> None:
@@ -48,7 +56,7 @@ def test_names_cannot_smuggle_markup_into_a_page(tmp_path: Path) -> None:
         size=64,
         phantom_version="1",
         version="0",
-        sets=[{**hostile, "grid": Image.new("RGB", (2, 2))}],
+        sets=[{**hostile, "grid": image_uri(Image.new("RGB", (2, 2)))}],
         lobes_chart="",
         counter={"cells": 1, "exact": 1.0, "within_one": 1.0},
         trainings=[],

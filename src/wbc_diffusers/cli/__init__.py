@@ -12,11 +12,14 @@ from typing import Annotated
 import typer
 
 from wbc_diffusers import __version__
+from wbc_diffusers.cli.card import card
 from wbc_diffusers.cli.demo import demo
 from wbc_diffusers.cli.evaluate import evaluate
 from wbc_diffusers.cli.generate import generate
+from wbc_diffusers.cli.inspect import inspect
 from wbc_diffusers.cli.phantom import phantom
 from wbc_diffusers.cli.prepare import prepare
+from wbc_diffusers.cli.publish import publish
 from wbc_diffusers.cli.train import train
 
 app = typer.Typer(
@@ -29,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its tables cut the names of options off at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, phantom, prepare, generate, evaluate):
+for command in (demo, phantom, prepare, generate, inspect, evaluate, card, publish):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

@@ -45,7 +45,7 @@ def evaluate(
     from wbc_diffusers.evaluation.encoders import INCEPTION
     from wbc_diffusers.evaluation.evaluate import PAGE_NAME, Plan
     from wbc_diffusers.evaluation.evaluate import evaluate as run
-    from wbc_diffusers.evaluation.report import figure
+    from wbc_diffusers.evaluation.rows import figure
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     plan = Plan(

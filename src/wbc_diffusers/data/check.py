@@ -2,14 +2,18 @@
 
 import io
 import os
-import re
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile, PngStream
+
+from wbc_diffusers.data.origin import DRAWN, Origin, find_origin, says_synthetic
 
 REASONS = {
     "missing_file": "named in the metadata, but there is no such file",
@@ -69,10 +73,7 @@ class CheckedImage:
     image: Image.Image
     turned: bool
     """Whether the EXIF orientation asked for a turn or flip, which has been applied."""
-    source_type: str | None
-    """Last part of the IPTC digital source type, such as `algorithmicMedia`; None where there is no mark."""
-    creator: str | None
-    """XMP `CreatorTool`, None where there is none."""
+    origin: Origin
 
 
 def read_file(path: str | Path) -> bytes:
@@ -109,6 +110,53 @@ def check_image(data: bytes, minimum: int, *, may_be_generated: bool = False) ->
         RefusedImageError: With the reason, for everything that is not a whole 8-bit RGB image of at least that size,
             made without a trained model unless that may be.
     """
+    with _refusing(data):
+        return _decode(data, minimum, may_be_generated)
+
+
+def read_origin(data: bytes) -> Origin:
+    """Read where an image comes from, fit for training or not, and decode none of its pixels.
+
+    Args:
+        data: The whole file.
+
+    Raises:
+        RefusedImageError: With the reason, for what is no image, and for a JPEG or PNG that ends too early.
+    """
+    with _refusing(data), _open(data) as image:
+        if isinstance(image, PngImageFile):
+            image.info |= _png_text(data)
+        return find_origin(image, data)
+
+
+def check_origin(fields: Mapping[str, str], checked: CheckedImage, name: str = "") -> None:
+    """Refuse an image that its metadata calls synthetic, unless its file says that a program without training drew it.
+
+    Raises:
+        RefusedImageError: With the reason `generated`, and the name where one is given.
+    """
+    if says_synthetic(fields) and checked.origin.source_type != DRAWN:
+        raise RefusedImageError("generated", f"{name + ': ' if name else ''}synthetic = true in the metadata")
+
+
+def check_decoded(image: Image.Image, name: str = "") -> None:
+    """Refuse an image that says it was made by a trained model, by what is left of its metadata once it is decoded.
+
+    Raises:
+        RefusedImageError: With the reason `generated`, and the name where one is given.
+    """
+    _refuse_trained(find_origin(image), name)
+
+
+def _refuse_trained(origin: Origin, name: str = "") -> None:
+    if origin.trained:
+        told = origin.source_type or "synthetic = true in its PNG text"
+        raise RefusedImageError("generated", f"{name + ': ' if name else ''}{told}")
+
+
+@contextmanager
+def _refusing(data: bytes) -> Iterator[None]:
+    """Turn whatever is wrong with the bytes of an image file into `RefusedImageError`."""
     if not data:
         raise RefusedImageError("empty")
     if _ends_early(data):
@@ -116,7 +164,9 @@ def check_image(data: bytes, minimum: int, *, may_be_generated: bool = False) ->
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a host program may have set it, and would hide half an image
     try:
-        return _decode(data, minimum, may_be_generated)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except UnidentifiedImageError:
         raise RefusedImageError("not_an_image") from None
     except Image.DecompressionBombError as error:
@@ -130,35 +180,6 @@ def check_image(data: bytes, minimum: int, *, may_be_generated: bool = False) ->
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
-def says_synthetic(fields: Mapping[str, str]) -> bool:
-    """Whether the metadata of an image calls it synthetic."""
-    return fields.get("synthetic", "").strip().lower() in ("true", "1", "yes")
-
-
-def check_origin(fields: Mapping[str, str], checked: CheckedImage, name: str = "") -> None:
-    """Refuse an image that its metadata calls synthetic, unless its file says that a program without training drew it.
-
-    Raises:
-        RefusedImageError: With the reason `generated`, and the name where one is given.
-    """
-    if says_synthetic(fields) and checked.source_type != "algorithmicMedia":
-        raise RefusedImageError("generated", f"{name + ': ' if name else ''}synthetic = true in the metadata")
-
-
-def check_decoded(image: Image.Image, name: str = "") -> None:
-    """Refuse an image that says it was made by a trained model, by what is left of its metadata once it is decoded.
-
-    Raises:
-        RefusedImageError: With the reason `generated`, and the name where one is given.
-    """
-    _refuse_trained(_provenance(image)[0], name)
-
-
-def _refuse_trained(source_type: str | None, name: str = "") -> None:
-    if source_type is not None and "trainedalgorithmicmedia" in source_type.lower():
-        raise RefusedImageError("generated", f"{name + ': ' if name else ''}{source_type}")
-
-
 def _ends_early(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end marker; libjpeg would fill the rest with grey and only warn."""
     if data.startswith(b"\xff\xd8\xff"):
@@ -169,28 +190,44 @@ def _ends_early(data: bytes) -> bool:
     return False
 
 
-def _decode(data: bytes, minimum: int, may_be_generated: bool) -> CheckedImage:
+def _open(data: bytes) -> Image.Image:
     Image.init()  # Pillow names a format only once its reader is loaded
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as probe:
-            width, height = probe.size
-            if width * height > MAX_PIXELS:
-                raise RefusedImageError("too_large", f"{width} x {height} pixels, at most {MAX_PIXELS} in all")
-            _check_mode(probe)
-            probe.verify()  # checksums of PNG, which decoding alone does not compare
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            if image.info.get("transparency") is not None:
-                raise RefusedImageError("alpha", "a transparent colour")
-            source_type, creator = _provenance(image, data)
-            turned = image.getexif().get(0x0112, 1) in range(2, 9)
-            upright = ImageOps.exif_transpose(image) if turned else image.copy()
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _png_text(data: bytes) -> dict[str | tuple[int, int], Any]:
+    """All text of a PNG: Pillow reads what stands behind the pixels only when it decodes them."""
+    file = io.BytesIO(data)
+    file.seek(8)  # behind the signature
+    with PngStream(file) as chunks:
+        kind = b""
+        while kind != b"IEND":
+            kind, start, length = chunks.read()
+            if kind in (b"tEXt", b"zTXt", b"iTXt"):
+                chunks.call(kind, start, length)
+            file.seek(start + length + 4)  # the checksum too
+        return chunks.im_info
+
+
+def _decode(data: bytes, minimum: int, may_be_generated: bool) -> CheckedImage:
+    with _open(data) as probe:
+        width, height = probe.size
+        if width * height > MAX_PIXELS:
+            raise RefusedImageError("too_large", f"{width} x {height} pixels, at most {MAX_PIXELS} in all")
+        _check_mode(probe)
+        probe.verify()  # checksums of PNG, which decoding alone does not compare
+    with _open(data) as image:
+        image.load()
+        if image.info.get("transparency") is not None:
+            raise RefusedImageError("alpha", "a transparent colour")
+        origin = find_origin(image, data)
+        turned = image.getexif().get(0x0112, 1) in range(2, 9)
+        upright = ImageOps.exif_transpose(image) if turned else image.copy()
     if not may_be_generated:
-        _refuse_trained(source_type)
+        _refuse_trained(origin)
     if min(upright.size) < minimum:
         raise RefusedImageError("too_small", f"{upright.width} x {upright.height} px, wanted {minimum} x {minimum}")
-    return CheckedImage(upright, turned, source_type, creator)
+    return CheckedImage(upright, turned, origin)
 
 
 def _check_mode(image: Image.Image) -> None:
@@ -201,16 +238,3 @@ def _check_mode(image: Image.Image) -> None:
         raise RefusedImageError("sixteen_bit")
     if image.mode != "RGB":
         raise RefusedImageError(_MODES.get(image.mode, "wrong_mode"), f"mode {image.mode}, wanted RGB")
-
-
-def _provenance(image: Image.Image, data: bytes = b"") -> tuple[str | None, str | None]:
-    """Read the IPTC digital source type and the creator from the file, wherever they stand: XMP, EXIF or C2PA."""
-    # XMP may be UTF-16 (zero bytes between letters); compressed PNG text is only in `info`.
-    texts = [v.encode("utf-8", "replace") if isinstance(v, str) else v for v in image.info.values()]
-    blob = b"\n".join([data, *(v for v in texts if isinstance(v, bytes))]).replace(b"\0", b"")
-    types = [match.decode() for match in re.findall(rb"digitalsourcetype/([A-Za-z]+)", blob)]
-    loose = re.search(rb"(?i)[A-Za-z]*trainedAlgorithmicMedia", blob)
-    if loose:
-        types.insert(0, loose.group().decode())
-    creator = re.search(rb"CreatorTool(?:>|=\")([^<\"]{1,200})", blob)
-    return (types[0] if types else None), (creator.group(1).decode("utf-8", "replace") if creator else None)

@@ -104,7 +104,7 @@ def write_crop(job: Job, tables: Mapping[str, Any], image_column: str) -> tuple[
         raise ValueError(f"{job.item.name} changed while it was prepared; run again when nothing writes to the source")
     checked = check_image(data, job.geometry.crop)
     image = centre_square(_at_background(checked, job, facts), job.geometry.crop, job.geometry.size)
-    write_png(Path(job.path), image, source_type=checked.source_type, creator=checked.creator or "unknown")
+    write_png(Path(job.path), image, checked.origin.source_type, checked.origin.creator or "unknown")
     return pixel_sha256(image), perceptual_hash(image)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-"""IPTC vocabulary: `trainedAlgorithmicMedia` for images of a trained model, `algorithmicMedia` for rendered ones."""
+from wbc_diffusers import __version__
+from wbc_diffusers.data.origin import DIGITAL_SOURCE_TYPE
 
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -46,19 +47,19 @@ def pixel_sha256(image: Image.Image) -> str:
 
 
 def write_png(
-    path: Path,
+    path: Path | BinaryIO,
     pixels: NDArray[np.uint8] | Image.Image,
     source_type: str | None = None,
-    creator: str = "wbc-diffusers",
+    creator: str = f"wbc-diffusers {__version__}",
     text: Mapping[str, str] | None = None,
 ) -> None:
     """Write a PNG with its origin; callers write into folders that appear, or are moved, once they are whole.
 
     Args:
-        path: The file to write; its folder must exist.
+        path: The file to write, whose folder must exist, or one that is open.
         pixels: uint8 (H, W, 3), or a Pillow image.
-        source_type: Last part of the IPTC digital source type, written as XMP: `trainedAlgorithmicMedia` for an image
-            of a trained model, `algorithmicMedia` for a rendered one; None for a photograph.
+        source_type: Last part of the IPTC digital source type, written as XMP: `TRAINED`, `WITH_TRAINED` or `DRAWN` of
+            `wbc_diffusers.data.origin`; None for a photograph.
         creator: Program and version, written as XMP `CreatorTool` beside the source type.
         text: Further PNG text chunks, such as `{"wbc:seed": "3"}`.
     """

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wbc_diffusers.data.check import RefusedImageError, check_image, check_origin, read_file, says_synthetic
+from wbc_diffusers.data.check import RefusedImageError, check_image, check_origin, read_file
 from wbc_diffusers.data.labels import label_of
+from wbc_diffusers.data.origin import says_synthetic
 from wbc_diffusers.data.sources import (
     Item,
     holds_tables,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from wbc_diffusers.data import phantom_paint as paint
 from wbc_diffusers.data.images import write_png
+from wbc_diffusers.data.origin import DRAWN
 from wbc_diffusers.data.output import check_output, whole_folder
 from wbc_diffusers.data.phantom_nucleus import draw_filaments, lay_out_nucleus, nucleus_distance
 
@@ -362,5 +363,5 @@ def _write_cell(folder: Path, cell: PhantomCell, size: int) -> dict[str, str]:
         "phantom_version": PHANTOM_VERSION,
     }
     text = {"wbc:phantom": " ".join(f"{key}={row[key]}" for key in ("phantom_version", "seed", "abnormality", "grade"))}
-    write_png(folder / row["file_name"], cell.pixels, source_type="algorithmicMedia", text=text)
+    write_png(folder / row["file_name"], cell.pixels, DRAWN, text=text)
     return row

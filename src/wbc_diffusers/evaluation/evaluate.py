@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
+from wbc_diffusers.data.manifest import public_name
 from wbc_diffusers.data.output import check_output, whole_folder
 from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.by_encoder import Comparison, compare_by
@@ -223,7 +224,7 @@ def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[
     """Real images that the model was trained on: by its manifest, and by the training images that were given."""
     found = {}
     if plan.model is not None:
-        found[f"The model {shown(plan.model)}"] = find_leaks(real, read_manifest(plan.model))
+        found[f"The model {shown(public_name(str(plan.model)))}"] = find_leaks(real, read_manifest(plan.model))
     if train is not None:
         found[_training_set(train)] = find_shared(real, train)
     for whose, leaks in found.items():
@@ -236,7 +237,7 @@ def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[
 
 
 def _training_set(train: ImageSet) -> str:
-    return f"The training set {shown(train.folder)}"
+    return f"The training set {shown(public_name(str(train.folder)))}"
 
 
 def _notes_on_sets(sets: Sequence[ImageSet]) -> list[str]:

@@ -13,6 +13,7 @@ from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
 from wbc_diffusers.evaluation.images import ImageSet
 from wbc_diffusers.evaluation.leaks import Leaks
+from wbc_diffusers.generation import settings_of
 
 if TYPE_CHECKING:
     from wbc_diffusers.evaluation.evaluate import Evaluation
@@ -26,6 +27,7 @@ def write_record(found: "Evaluation", path: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "wbc_diffusers": __version__,
         "seed": found.plan.seed,
+        "generated_by": settings_of(found.plan.generated),
         "sets": [_set(each) for each in found.sets],
         "processing": asdict(found.processing),
         "notes": found.notes,

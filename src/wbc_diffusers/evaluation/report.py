@@ -2,40 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.images import image_grid
+from wbc_diffusers.data.origin import TRAINED, WITH_TRAINED
 from wbc_diffusers.evaluation.appearance import Difference
 from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
 from wbc_diffusers.evaluation.evaluate import Evaluation
-from wbc_diffusers.evaluation.images import ImageSet, batches
+from wbc_diffusers.evaluation.images import ImageSet, batches, load
 from wbc_diffusers.evaluation.intervals import Estimate
-from wbc_diffusers.evaluation.rows import Row
-from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, new_chart, percent, write_page
+from wbc_diffusers.evaluation.rows import MEANINGS, Row, figure
+from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, image_uri, new_chart, percent, write_page
 
 _GRID = (8, 3)
 _EXTREMES = 16
-
-MEANINGS = {
-    "fid": ("Fréchet distance (FID)", "0 is equal; falls with the number of images"),
-    "fd": ("Fréchet distance", "0 is equal; falls with the number of images; no FID"),
-    "fid_infinity": ("the same of infinitely many images", "extrapolated"),
-    "fd_infinity": ("the same of infinitely many images", "extrapolated"),
-    "kid": ("kernel distance (KID)", "0 is equal, and without bias"),
-    "kd": ("kernel distance", "0 is equal, and without bias; no KID"),
-    "precision": ("precision", "share of generated images among real ones"),
-    "recall": ("recall", "share of real images among generated ones"),
-    "density": ("density", "about 1 where generated images lie as real ones do"),
-    "coverage": ("coverage", "share of real images with a generated one near"),
-    "probe_auc": ("linear probe, AUC", "0.5 can't tell them apart, 1 always can"),
-}
 
 
 @dataclass(frozen=True)
@@ -74,9 +59,12 @@ def _shown_set(found: Evaluation, images: ImageSet) -> dict[str, Any]:
     return {"name": images.role, "grid": _grid(found, images, chosen, _GRID[0]), "caption": caption}
 
 
-def _grid(found: Evaluation, images: ImageSet, chosen: Sequence[int] | np.ndarray, columns: int) -> Image.Image:
+def _grid(found: Evaluation, images: ImageSet, chosen: Sequence[int] | np.ndarray, columns: int) -> str:
+    """Images of a set on one sheet, as a data URI."""
     paths = [images.paths[i] for i in chosen]
-    return image_grid(next(batches(paths, found.processing, len(paths))), columns)
+    # Of generated images it is known; real ones may be phantoms.
+    source_type = TRAINED if images is found.generated else load(paths[0]).origin.source_type
+    return image_uri(image_grid(next(batches(paths, found.processing, len(paths))), columns), source_type)
 
 
 def _shown_comparison(found: Evaluation, comparison: Comparison) -> dict[str, Any]:
@@ -132,17 +120,17 @@ def _shown_search(name: str, audit: CopyAudit) -> dict[str, Any]:
     return {"name": name, "audit": audit, "count": round(audit.beyond.value * len(audit.generated.index))}
 
 
-def _pairs(found: Evaluation, audit: CopyAudit) -> Image.Image:
-    """The closest pairs, a generated image above the training image that it is nearest to."""
+def _pairs(found: Evaluation, audit: CopyAudit) -> str:
+    """The closest pairs, a generated image above the training image that it is nearest to, as a data URI."""
     assert found.train is not None
     above = [found.generated.paths[pair.generated] for pair in audit.closest]
     below = [found.train.paths[pair.training] for pair in audit.closest]
-    return image_grid(next(batches([*above, *below], found.processing, len(above) * 2)), len(above))
+    sheet = image_grid(next(batches([*above, *below], found.processing, len(above) * 2)), len(above))
+    return image_uri(sheet, WITH_TRAINED)
 
 
 def _shown_row(row: Row) -> ShownRow:
-    key = row.measure.removesuffix("_" + row.encoder.replace("-", "_"))
-    name, meaning = MEANINGS[key]
+    name, meaning = MEANINGS[row.key]
     counts = f"{row.n_real}, {row.n_generated}"
     if row.floor_n_real is not None:
         counts += f" (floor: {row.floor_n_real}, {row.floor_n_other})"
@@ -153,13 +141,6 @@ def _shown_row(row: Row) -> ShownRow:
 def interval(found: Estimate) -> str:
     """The interval of a share."""
     return f"{percent(found.low)} to {percent(found.high)}"
-
-
-def figure(value: float | None) -> str:
-    """A figure with three digits that count, or to the whole number; "" for none."""
-    if value is None or not isfinite(value):
-        return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _bias_chart(comparison: Comparison) -> Any:

@@ -391,7 +391,7 @@ class R2AttnUNet(ModelMixin, ConfigMixin):
             list(zip(skips, self.upsamplers, self.gates, self.up_blocks, strict=True))
         ):
             x = self._run(upsample, x)
-            # Not asked for AttentionGate: that is another class once diffusers has run a shipped copy of this file again.
+            # Not asked for AttentionGate: it is another class once diffusers has run a shipped copy of this file again.
             gated = skip if isinstance(gate, nn.Identity) else self._run(gate, x, skip)
             x = self._run(block, torch.cat([gated, x], dim=1), embedding)
 

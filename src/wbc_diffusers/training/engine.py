@@ -20,9 +20,9 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
-from wbc_diffusers import __version__
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
 from wbc_diffusers.data.images import image_grid, write_png
+from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, write_whole
@@ -361,7 +361,9 @@ class Trainer:
                 images = self.task.samples(self._average_models(), self.recipe.sample_images)
                 sheet = image_grid(images, columns=min(len(images), 8))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_png(partial, sheet, "trainedAlgorithmicMedia", f"wbc-diffusers {__version__}")
+                told = {"synthetic": "true", "model": self.output.name, "update": str(self.step)}
+                marks = {f"wbc:{key}": value for key, value in {**told, "seeds": f"0 to {len(images) - 1}"}.items()}
+                write_png(partial, sheet, TRAINED, text=marks)
                 partial.replace(path)
             with contextlib.suppress(OSError):
                 partial.unlink()

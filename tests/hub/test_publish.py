@@ -1,0 +1,268 @@
+"""Publishing: what is packed, by the real client against a hub on loopback, in processes that are killed too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from tests.hub_stand_in import HubStandIn, User
+from wbc_diffusers.hub.card import CardError
+from wbc_diffusers.hub.publish import PublishError, pack
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+FILES = {
+    "README.md",
+    "model_index.json",
+    "pipeline_wbc_ddim.py",
+    "samples.png",
+    "scheduler/scheduler_config.json",
+    "scheduler/scheduling_sigmoid_ddim.py",
+    "training_manifest.json",
+    "unet/config.json",
+    WEIGHTS,
+    "unet/r2_attn_unet.py",
+}
+
+
+class Lab:
+    """A hub with two users, and the command line of each."""
+
+    def __init__(self, hub: HubStandIn, place: Path) -> None:
+        self.hub, self.place = hub, place
+        hub.users |= {"writer": User("ada", ("lab",)), "reader": User("ada", ("lab",), "read"), "other": User("eve")}
+
+    def start(self, *arguments: object, token: str | None = "writer", **environment: str) -> subprocess.Popen[str]:
+        variables = self.hub.environment(self.place / "home", token) | {"OMP_NUM_THREADS": "1"} | environment
+        return subprocess.Popen(
+            [sys.executable, "-m", "wbc_diffusers", *map(str, arguments)],
+            env=variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def wbc(self, *arguments: object, token: str | None = "writer", **environment: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, token=token, **environment)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def lab(hub: HubStandIn, tmp_path: Path) -> Lab:
+    return Lab(hub, tmp_path)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def sent(hub: HubStandIn) -> int:
+    """How many large files were sent, and taken."""
+    return sum(each.method == "PUT" and each.status == 200 for each in hub.requests)
+
+
+# What is packed: no network.
+
+
+def test_only_what_belongs_to_the_model_is_packed(model, judged):
+    before = content(model)
+    shipment = pack(model, "lab/cells", judged)
+    assert {file.path for file in shipment.files} | set(shipment.made) == FILES | {"evaluation.json"}
+    assert shipment.left_out == ["checkpoints", "log.jsonl", "patient-7.png"]
+    assert content(model) == before
+    for file in shipment.files:
+        data = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+        assert b"patient-" not in data
+        assert file.size == len(data)
+    assert not pack(model, "lab/cells", samples=0).made
+
+
+def test_sheet_of_samples_carries_its_origin(model, tmp_path):
+    (sheet,) = pack(model, "lab/cells", samples=4).made.values()
+    (model / "samples.png").write_bytes(sheet())
+    with Image.open(model / "samples.png") as image:
+        assert image.size == (4 * 16 + 3 * 2, 16)
+        told = image.info
+    assert "trainedAlgorithmicMedia" in told["XML:com.adobe.xmp"]
+    assert (told["wbc:seeds"], told["wbc:steps"]) == ("0 to 3", "20")
+    shipment = pack(model, "lab/cells")  # and is taken as it is
+    assert not shipment.made
+    assert "samples.png" in {file.path for file in shipment.files}
+    Image.new("RGB", (8, 8)).save(model / "samples.png")
+    with pytest.raises(PublishError, match=r"samples.png is not of these weights: remove it"):
+        pack(model, "lab/cells")
+
+
+def test_own_card_is_sent_as_it_is_unless_it_is_of_other_weights(model):
+    card = pack(model, "lab/cells").files[0]
+    assert isinstance(card.content, bytes)
+    own = card.content.decode().replace("# cells", "# Ours")
+    (model / "README.md").write_text(own, encoding="utf-8")
+    assert pack(model, "lab/cells").files[0].content == model / "README.md"
+    for text, message in (
+        (
+            own.replace("revision of the weights: `", "revision of the weights: `0"),
+            "was made for weights of revision 0",
+        ),
+        ("no metadata", "has no metadata block"),
+        ("---\nlicense: [\n---\n", "can't be read as a card"),
+    ):
+        (model / "README.md").write_text(text, encoding="utf-8")
+        with pytest.raises(CardError, match=message):
+            pack(model, "lab/cells")
+
+
+@pytest.mark.parametrize("name", ["cells", "lab/cells/more", "lab/my cells", "", "lab/", "../x/y"])
+def test_what_is_no_name_of_a_repository_is_told_first(name, tmp_path):
+    with pytest.raises(PublishError, match="is no name of a repository: give its owner and its name"):
+        pack(tmp_path / "nowhere", name)
+
+
+def test_folder_that_nobody_could_load_is_not_packed(model, tmp_path):
+    with pytest.raises(PublishError, match="There is no folder"):
+        pack(tmp_path / "nowhere", "lab/cells")
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps({**index, "_class_name": "WBCDDIMPipeline"}))
+    with pytest.raises(PublishError, match=r"holds no code of its classes.*save it again by save_pretrained"):
+        pack(model, "lab/cells")
+    (model / "model_index.json").write_text(json.dumps(index))
+    (model / WEIGHTS).rename(model / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(OSError, match=r"holds no \.safetensors|a pickle"):
+        pack(model, "lab/cells")
+
+
+# To a hub.
+
+
+@pytest.mark.slow
+def test_published_model_loads_and_is_what_was_packed(lab, model, judged, tmp_path):
+    code, out, err = lab.wbc("publish", model, "lab/cells", "--evaluation", judged, "--license", "cc0-1.0", "--private")
+    assert code == 0, err
+    assert out.startswith("Published ")
+    assert "lab/cells" in out
+    assert lab.hub.repos["lab/cells"].private
+    files = lab.hub.files("lab/cells")
+    assert set(files) - {".gitattributes"} == FILES | {"evaluation.json"}
+    for path, data in content(model).items():
+        assert files.get(path, data) == data
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "cc0-1.0"
+    assert "34.5" in card.text
+    assert "![Generated cells](samples.png)" in card.text
+    assert not any(b"patient-" in data for data in files.values())
+    code, out, err = lab.wbc("generate", "lab/cells", "--num", 1, "--steps", 2, "--out", tmp_path / "out")
+    assert code == 0, err
+    with Image.open(tmp_path / "out" / "00000000.png") as image:
+        assert image.info["wbc:model"] == "lab/cells"
+
+
+@pytest.mark.slow
+def test_dry_run_lists_every_file_with_its_size_and_asks_no_hub(lab, model):
+    code, out, err = lab.wbc("publish", model, "lab/cells", "--dry-run", token=None, HF_HUB_OFFLINE="1")
+    assert code == 0, err
+    rows = {line.split()[0]: line.split(None, 1)[1] for line in out.splitlines() if line.split()[0] in FILES}
+    assert rows.keys() == FILES
+    assert rows["samples.png"] == "made when sent"
+    for path in (WEIGHTS, "model_index.json"):
+        assert rows[path] == f"{(model / path).stat().st_size:,}"
+    assert "Stays here: checkpoints, log.jsonl, patient-7.png." in out
+    assert not lab.hub.requests
+
+
+SEVERAL = """
+import json, os, sys
+from wbc_diffusers.cli import main
+for token, *arguments in json.loads(sys.argv[1]):
+    os.environ.pop("HF_TOKEN", None)
+    os.environ.update({"HF_TOKEN": token} if token else {})
+    try:
+        main(["publish", *arguments, "--samples", "0"])
+    except SystemExit as left:
+        print("left with", left.code, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_what_the_hub_refuses_is_told_in_a_line(lab, model):
+    lab.hub.put("lab/taken", model)
+    before = lab.hub.files("lab/taken")
+    cases = [
+        (None, ("lab/cells",), "There is no token for the hub: run `hf auth login`, or set HF_TOKEN"),
+        ("wrong", ("lab/cells",), "The hub does not know the token"),
+        ("reader", ("lab/cells",), "The token may not write to lab/cells"),
+        ("other", ("lab/cells",), "The token may not write to lab/cells"),
+        ("writer", ("lab/taken",), "lab/taken is taken: it holds"),
+        ("writer", ("lab/taken", "--update", "--private"), "lab/taken is public, and --private was asked for"),
+    ]
+    several = json.dumps([[token, str(model), *arguments] for token, arguments, _ in cases])
+    environment = lab.hub.environment(lab.place / "home") | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, several], env=environment, capture_output=True, text=True, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith(("wbc: ", "left with"))]
+    assert said[1::2] == ["left with 2"] * len(cases), done.stderr
+    for line, (_, _, message) in zip(said[::2], cases, strict=True):
+        assert message in line
+    assert "lab/cells" not in lab.hub.repos
+    assert lab.hub.files("lab/taken") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "The hub could not be reached, or not to the end"),
+        ({"HF_HUB_OFFLINE": "1"}, "The hub is switched off by HF_HUB_OFFLINE: unset it"),
+    ],
+)
+def test_hub_that_is_out_of_reach_is_told_in_a_line(lab, model, environment, message):
+    code, _, err = lab.wbc("publish", model, "lab/cells", "--samples", 0, **environment)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_upload_that_was_killed_goes_on_and_shows_nothing_before(lab, model):
+    (model / "samples.png").unlink(missing_ok=True)
+    process: subprocess.Popen[str] | None = None
+
+    def kill(method: str, path: str) -> None:
+        if method == "POST" and "/commit/" in path and process is not None:
+            os.kill(process.pid, signal.SIGKILL)
+            raise ConnectionError
+
+    lab.hub.on_request = kill
+    process = lab.start("publish", model, "lab/cells")
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert set(lab.hub.files("lab/cells")) <= {".gitattributes"}
+    weights_sent = [each.path for each in lab.hub.requests if each.method == "PUT"]
+    assert weights_sent
+    lab.hub.on_request, process = None, None
+    code, _, err = lab.wbc("publish", model, "lab/cells")
+    assert code == 0, err
+    again = [each.path for each in lab.hub.requests if each.method == "PUT"][len(weights_sent) :]
+    assert not set(again) & set(weights_sent)
+    assert lab.hub.files("lab/cells")[WEIGHTS] == (model / WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+def test_update_replaces_the_model_and_leaves_other_files_and_branches_alone(lab, model):
+    old = {**content(model), "LICENSE": b"free", "unet/old_code.py": b"", "docs/config.txt": b"x"}
+    for path, data in old.items():
+        (lab.place / "old" / path).parent.mkdir(parents=True, exist_ok=True)
+        (lab.place / "old" / path).write_bytes(data)
+    lab.hub.put("lab/cells", lab.place / "old")
+    code, _, err = lab.wbc("publish", model, "lab/cells", "--update", "--revision", "v2", "--samples", 0)
+    assert code == 0, err
+    now, main = lab.hub.files("lab/cells", "v2"), lab.hub.files("lab/cells")
+    assert {path: data for path, data in main.items() if path != ".gitattributes"} == old
+    assert "unet/old_code.py" not in now
+    assert (now["LICENSE"], now["docs/config.txt"]) == (b"free", b"x")
+    assert now[WEIGHTS] == (model / WEIGHTS).read_bytes()

@@ -266,3 +266,30 @@ def test_update_replaces_the_model_and_leaves_other_files_and_branches_alone(lab
     assert "unet/old_code.py" not in now
     assert (now["LICENSE"], now["docs/config.txt"]) == (b"free", b"x")
     assert now[WEIGHTS] == (model / WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+def test_training_publishes_what_it_wrote_and_asks_first(lab, tmp_path):
+    (tmp_path / "cells" / "train").mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (16, 16), (40 * i, 80, 120)).save(tmp_path / "cells" / "train" / f"{i}.png")
+    lab.hub.put("lab/taken", tmp_path / "cells")
+
+    def train(name: str, **environment: str) -> tuple[int, str, str]:
+        options = ["--model", "{block_out_channels: [4, 8]}", "--resolution", 16, "--max-train-steps", 2]
+        options += ["--train-batch-size", 2, "--num-workers", 0, "--sample-images", 0, "--validation-images", 0]
+        options += ["--push-to-hub", "true", "--hub-model-id", name, "--hub-private-repo", "true"]
+        where = ["--config", "ours-64", "--data", tmp_path / "cells", "--output", tmp_path / "run"]
+        return lab.wbc("train", *where, *options, **environment)
+
+    code, _, err = train("lab/taken")
+    assert code == 2
+    assert "lab/taken is public, and --private was asked for" in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    code, _, err = train("lab/cells")
+    assert code == 0, err
+    assert "Published http" in err
+    files = lab.hub.files("lab/cells")
+    assert files[WEIGHTS] == (tmp_path / "run" / WEIGHTS).read_bytes()
+    assert lab.hub.repos["lab/cells"].private
+    assert "| updates done | 2 |" in files["README.md"].decode()

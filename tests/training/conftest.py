@@ -68,7 +68,7 @@ def small_gan() -> Callable[..., GANRecipe]:
 
 @pytest.fixture(scope="session")
 def trainer(cells: Path) -> Callable[..., Trainer]:
-    """Give a maker of trainers on the cells: trainer(recipe, output, resume, task, source, judge)."""
+    """Give a maker of trainers on the cells: trainer(recipe, output, resume, task, source, judge, hub)."""
 
     def make(
         recipe: Recipe,
@@ -77,8 +77,9 @@ def trainer(cells: Path) -> Callable[..., Trainer]:
         task: Any = DDIMTask,
         source: Path = cells,
         judge: Any = None,
+        hub: Any = None,
     ) -> Trainer:
-        return Trainer(task(recipe), recipe, str(source), output, resume, judge)
+        return Trainer(task(recipe), recipe, str(source), output, resume, judge, hub)
 
     return make
 

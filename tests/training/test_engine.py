@@ -416,3 +416,61 @@ def test_a_tracker_that_is_not_installed_is_refused(trainer: Any, small: Any, tm
         pytest.skip("wandb is installed")
     with pytest.raises(ValueError, match="The tracker wandb is not installed: pip install wandb"):
         trainer(small(tracker="wandb"), tmp_path / "run")
+
+
+# Publishing.
+
+
+class FakeHub:
+    """Notes what it is asked for, and what the folder holds then."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.asked = fails, []
+
+    def reserve(self) -> None:
+        self.asked.append("reserve")
+        if self.fails == "reserve":
+            raise OSError("taken")
+
+    def publish(self, folder: Path) -> str:
+        self.asked.append(WBCDDIMPipeline.from_pretrained(folder).training_manifest["training"]["steps"])
+        if self.fails == "publish":
+            raise OSError("no network")
+        return "https://hub/commit"
+
+
+def test_pipeline_is_published_once_it_is_whole(trainer, small, tmp_path, capsys):
+    hub = FakeHub()
+    recipe = small(push_to_hub=True, hub_model_id="lab/cells")
+    assert trainer(recipe, tmp_path / "run", hub=hub).run()
+    assert hub.asked == ["reserve", 4]
+    assert "Published https://hub/commit." in capsys.readouterr().err
+
+
+def test_hub_is_asked_before_the_training_and_its_failure_loses_nothing(trainer, small, tmp_path):
+    recipe = small(push_to_hub=True, hub_model_id="lab/cells")
+    with pytest.raises(OSError, match="taken"):
+        trainer(recipe, tmp_path / "run", hub=FakeHub("reserve"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OSError, match="no network"):
+        trainer(recipe, tmp_path / "run", hub=FakeHub("publish")).run()
+    assert WBCDDIMPipeline.from_pretrained(tmp_path / "run").training_manifest["training"]["steps"] == 4
+    hub = FakeHub()  # once more: the training is done, and only the publishing is left
+    assert trainer(recipe, tmp_path / "run", resume="latest", hub=hub).run()
+    assert hub.asked == ["reserve", 4]
+
+
+def test_training_that_was_stopped_publishes_nothing(trainer, small, tmp_path):
+    def stop(model: Any, loss: Tensor) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    hub, recipe = FakeHub(), small(push_to_hub=True, hub_model_id="lab/cells")
+    assert not trainer(recipe, tmp_path / "run", task=at_batch(2, stop), hub=hub).run()
+    assert hub.asked == ["reserve"]
+
+
+def test_push_to_hub_wants_a_name_and_a_hub(trainer, small, tmp_path):
+    with pytest.raises(ValueError, match="has push_to_hub, but no hub_model_id: set it, such as somebody/wbc"):
+        small(push_to_hub=True)
+    with pytest.raises(ValueError, match="push_to_hub needs a hub, as `wbc train` brings one: set it false"):
+        trainer(small(push_to_hub=True, hub_model_id="lab/cells"), tmp_path / "run")

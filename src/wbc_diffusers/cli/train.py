@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from wbc_diffusers.training.publishing import Judge
+    from wbc_diffusers.training.publishing import Hub, Judge
     from wbc_diffusers.training.recipe import Recipe
 
 
@@ -33,16 +33,16 @@ def train(
     own = [option for parameter in context.command.params for option in parameter.opts]
     recipe = load_recipe(path, parse_overrides(recipe_class, context.args, own))
 
-    judge = _judge(recipe, data)
+    judge, hub = _judge(recipe, data), _hub(recipe, resumes=resume is not None)
     match recipe:
         case GANRecipe():
             from wbc_diffusers.training.gan import train_gan
 
-            done = train_gan(recipe, data, output, resume, judge)
+            done = train_gan(recipe, data, output, resume, judge, hub)
         case DDIMRecipe():
             from wbc_diffusers.training.ddim import train_ddim
 
-            done = train_ddim(recipe, data, output, resume, judge)
+            done = train_ddim(recipe, data, output, resume, judge, hub)
         case _:
             raise AssertionError(f"no training for a {recipe_class.__name__}")
     if not done:
@@ -65,6 +65,16 @@ def _judge(recipe: "Recipe", data: str) -> "Judge | None":
 
     encoder = load_encoder(recipe.evaluate_encoder, process_state().device)
     return TrainingJudge(data, recipe.where, recipe.resolution, recipe.evaluate_images, encoder)
+
+
+def _hub(recipe: "Recipe", *, resumes: bool) -> "Hub | None":
+    """Where the pipeline is published, if the recipe wants that."""
+    if not recipe.push_to_hub or recipe.hub_model_id is None or not _is_main_process():
+        return None
+    from wbc_diffusers.hub.publish import HubTarget
+
+    # A run that is resumed may have been cut off after it had published.
+    return HubTarget(recipe.hub_model_id, private=recipe.hub_private_repo, update=resumes)
 
 
 def _is_main_process() -> bool:

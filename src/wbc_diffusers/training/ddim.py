@@ -14,7 +14,7 @@ from wbc_diffusers.pipelines import WBCDDIMPipeline
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SCHEDULE_OPTIONS, SigmoidDDIMScheduler
 from wbc_diffusers.solvers import as_solver, config_with_betas, swapped
 from wbc_diffusers.training.engine import Trainer
-from wbc_diffusers.training.publishing import Judge
+from wbc_diffusers.training.publishing import Hub, Judge
 from wbc_diffusers.training.recipe import DDIMRecipe
 from wbc_diffusers.training.task import Task, build, check_options, load_pretrained, manifest_of
 
@@ -188,7 +188,12 @@ def _start_from(
 
 
 def train_ddim(
-    recipe: DDIMRecipe, source: str, output: Path, resume: str | None = None, judge: Judge | None = None
+    recipe: DDIMRecipe,
+    source: str,
+    output: Path,
+    resume: str | None = None,
+    judge: Judge | None = None,
+    hub: Hub | None = None,
 ) -> bool:
     """Train a diffusion model and write its pipeline folder; False if SIGTERM stopped it after a checkpoint.
 
@@ -198,5 +203,6 @@ def train_ddim(
         output: The pipeline folder to be; holds checkpoints, samples, snapshots and log.jsonl beside it.
         resume: "latest", or a checkpoint's path, to go on with; None starts anew.
         judge: Judges images every `evaluate_every` updates.
+        hub: Where the pipeline is published in the end, for a recipe with `push_to_hub`.
     """
-    return Trainer(DDIMTask(recipe), recipe, source, output, resume, judge).run()
+    return Trainer(DDIMTask(recipe), recipe, source, output, resume, judge, hub).run()

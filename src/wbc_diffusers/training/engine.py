@@ -28,7 +28,7 @@ from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, write_whole
 from wbc_diffusers.training.output import LAST_NAME, check_output, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
-from wbc_diffusers.training.publishing import BEST_NAME, Judge, Publisher, Verdict
+from wbc_diffusers.training.publishing import BEST_NAME, Hub, Judge, Publisher, Verdict
 from wbc_diffusers.training.recipe import Recipe
 from wbc_diffusers.training.stopping import StopSignal
 from wbc_diffusers.training.task import Task
@@ -40,7 +40,7 @@ MAY_CHANGE = {
     "name", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "num_workers", "checkpoint_every",
     "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "sample_steps",
     "solver", "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last", "snapshot_every_epochs",
-    "evaluate_every", "evaluate_images", "evaluate_encoder",
+    "evaluate_every", "evaluate_images", "evaluate_encoder", "push_to_hub", "hub_model_id", "hub_private_repo",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
 
@@ -64,6 +64,7 @@ class Trainer:
             before its first checkpoint.
         judge: Judges images every `evaluate_every` updates; the best pipeline by it is kept in the output's `best`.
             Only the main process needs it.
+        hub: Where the pipeline is published in the end, for a recipe with `push_to_hub`; likewise.
 
     Raises:
         FileExistsError: If the output holds anything, and nothing is resumed.
@@ -80,9 +81,10 @@ class Trainer:
         output: Path,
         resume: str | None = None,
         judge: Judge | None = None,
+        hub: Hub | None = None,
     ) -> None:
         self.task, self.recipe, self.output = task, recipe, output
-        self.judge = judge
+        self.judge, self.hub = judge, hub
         tracker = None if recipe.tracker == "none" else recipe.tracker
         # accelerate leaves out a tracker that is not installed without a word.
         if tracker is not None and tracker not in map(str, get_available_trackers()):
@@ -94,6 +96,10 @@ class Trainer:
         )
         if recipe.evaluate_every is not None and judge is None and self.accelerator.is_main_process:
             raise ValueError("The recipe's evaluate_every needs a judge, as `wbc train` brings one: set it null.")
+        if recipe.push_to_hub and self.accelerator.is_main_process:
+            if hub is None:
+                raise ValueError("The recipe's push_to_hub needs a hub, as `wbc train` brings one: set it false.")
+            hub.reserve()
         if self.accelerator.distributed_type in _SHARDED:
             raise ValueError(
                 f"accelerate was told to use {self.accelerator.distributed_type.value}, but these models are trained "
@@ -197,6 +203,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: If the loss becomes infinite or not a number.
             CheckpointError: If a checkpoint or the pipeline folder cannot be written.
+            OSError: If the pipeline, which is written, can't be published.
         """
         with only_run(self.output) if self.accelerator.is_main_process else contextlib.nullcontext(), self.stop:
             if self.resumed_from is not None and self.accelerator.is_main_process:
@@ -214,6 +221,8 @@ class Trainer:
             if done:
                 self._write_pipeline(self.output)
         self.accelerator.end_training()
+        if done and self.recipe.push_to_hub and self.hub is not None:
+            print(f"Published {self.hub.publish(self.output)}.", file=sys.stderr)
         return done
 
     def _train(self) -> bool:

@@ -17,7 +17,7 @@ from wbc_diffusers.pipelines import WBCGANPipeline
 from wbc_diffusers.training.collapse import COLLAPSED_BELOW, variety
 from wbc_diffusers.training.diff_augment import NUMBERS, augment, parse_policy
 from wbc_diffusers.training.engine import Trainer
-from wbc_diffusers.training.publishing import Judge
+from wbc_diffusers.training.publishing import Hub, Judge
 from wbc_diffusers.training.recipe import GANRecipe
 from wbc_diffusers.training.task import Task, build, check_options, load_pretrained, manifest_of
 
@@ -211,7 +211,12 @@ def _start_from(recipe: GANRecipe, pretrained: str) -> tuple[WBCGenerator, WBCDi
 
 
 def train_gan(
-    recipe: GANRecipe, source: str, output: Path, resume: str | None = None, judge: Judge | None = None
+    recipe: GANRecipe,
+    source: str,
+    output: Path,
+    resume: str | None = None,
+    judge: Judge | None = None,
+    hub: Hub | None = None,
 ) -> bool:
     """Train a GAN and write its pipeline folder; False if SIGTERM stopped it after a checkpoint.
 
@@ -221,5 +226,6 @@ def train_gan(
         output: The pipeline folder to be; holds checkpoints, samples, snapshots and log.jsonl beside it.
         resume: "latest", or a checkpoint's path, to go on with; None starts anew.
         judge: Judges images every `evaluate_every` updates.
+        hub: Where the pipeline is published in the end, for a recipe with `push_to_hub`.
     """
-    return Trainer(GANTask(recipe), recipe, source, output, resume, judge).run()
+    return Trainer(GANTask(recipe), recipe, source, output, resume, judge, hub).run()

@@ -48,6 +48,18 @@ class Judge(Protocol):
         ...
 
 
+class Hub(Protocol):
+    """Where a pipeline is published once its training is done; who calls the training brings it."""
+
+    def reserve(self) -> None:
+        """See, before the training, that it can be published, or raise OSError."""
+        ...
+
+    def publish(self, folder: Path) -> str:
+        """Publish a pipeline folder and give its address, or raise OSError."""
+        ...
+
+
 class Publisher:
     """Writes pipeline folders with the averaged weights and the manifest of the training so far.
 

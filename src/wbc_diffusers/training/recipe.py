@@ -75,6 +75,9 @@ class Recipe:
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     pretrained: str | None = None
     fine_tuning: bool = False
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -95,6 +98,11 @@ class Recipe:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be 0.01 or more, or null for none.")
             if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
                 raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
+
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError(
+                "The recipe has push_to_hub, but no hub_model_id: set it, such as somebody/wbc-neutrophils."
+            )
 
     def require_pretrained(self) -> None:
         """Raise ValueError if the recipe is for fine-tuning, and no model is given to start from."""

@@ -297,7 +297,7 @@ def _metadata(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         tags=["wbc-diffusers", *kind, *subject, "haematology", "white-blood-cells", "medical", "synthetic-data"],
-        base_model=parent if parent and "/" in parent else None,
+        base_model=parent if said.base_model or "/" in (parent or "") else None,
         datasets=[said.dataset] if said.dataset and "/" in said.dataset else None,
         metrics=sorted({row.measure for row in rows}) or None,
         eval_results=results or None,

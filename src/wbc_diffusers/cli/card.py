@@ -28,12 +28,15 @@ def card(
     notes: Notes = None,
 ) -> None:
     """Write the card of a model; what was not measured is told as not measured."""
+    from diffusers.utils import logging
+
     from wbc_diffusers.hub.card import CARD_NAME, Statement, build_card
     from wbc_diffusers.training.files import write_whole
 
     path = out or model / CARD_NAME
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there: give --overwrite, or another --out.")
+    logging.disable_progress_bar()
     said = Statement(
         licence=licence,
         dataset=dataset,

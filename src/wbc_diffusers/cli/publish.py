@@ -27,10 +27,13 @@ def publish(
 
     Say it again after an interruption: it goes on.
     """
+    from diffusers.utils import logging
+
     from wbc_diffusers.hub.card import Statement
     from wbc_diffusers.hub.publish import listing, pack
     from wbc_diffusers.hub.publish import publish as send
 
+    logging.disable_progress_bar()
     said = Statement(
         licence=licence,
         dataset=dataset,

@@ -99,6 +99,7 @@ def build_card(
     *,
     repo_id: str | None = None,
     has_samples: bool = False,
+    revision: str | None = None,
 ) -> ModelCard:
     """Make the card of a pipeline folder.
 
@@ -108,6 +109,7 @@ def build_card(
         said: What no file says.
         repo_id: Where the model is, or will be, published; the folder's name stands for it if left out.
         has_samples: Whether a sheet of samples will lie beside the card, though none does now.
+        revision: That of the weights, where it is known: they are not loaded then.
 
     Raises:
         CardError: If the evaluation is of another model, or nobody knows of which, or the weights are not those that
@@ -121,8 +123,9 @@ def build_card(
     manifest = check_weights(folder)
     own = folder / EVALUATION_NAME
     path = evaluation or (own if own.is_file() else None)
-    pipe = load_pipeline(folder) if has_weights else None
-    revision = revision_of(getattr(pipe, SAMPLERS[type(pipe)].parts[0])) if pipe is not None else None
+    if has_weights and revision is None:
+        pipe = load_pipeline(folder)
+        revision = revision_of(getattr(pipe, SAMPLERS[type(pipe)].parts[0]))
     judged = None if path is None else read_evaluation(path, revision)
     recipe = _recipe(folder.resolve().name, manifest)
     name = (repo_id or folder.resolve().name).split("/")[-1]

@@ -276,7 +276,7 @@ def _card(
     """The folder's own card, checked, or a new one."""
     path = folder / CARD_NAME
     if not path.is_file():
-        card = build_card(folder, judged, said, repo_id=repo_id, has_samples=has_samples)
+        card = build_card(folder, judged, said, repo_id=repo_id, has_samples=has_samples, revision=revision)
         return HubFile(CARD_NAME, card.content.encode())
     try:
         text = path.read_text(encoding="utf-8")

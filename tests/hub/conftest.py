@@ -81,8 +81,9 @@ def judged(model: Path, tmp_path: Path) -> Path:
         {**ROW, "measure": "red_mean_difference", "value": 1.5},
     ]  # fmt: skip
     search = {
-        "found_of_all": {"value": 0.98}, "beyond": {"value": 0.004}, "false_alarms": {"value": 0.009},
-        "copies_at_most": 0.012, "held_out": 320, "closest": [{"generated": "1.png", "training": "patient-7.png"}],
+        "threshold": 0.5, "found_of_all": {"value": 0.98}, "beyond": {"value": 0.004}, "excess": {"value": 0.0},
+        "false_alarms": {"value": 0.009}, "copies_at_most": 0.012, "held_out": 320,
+        "closest": [{"generated": "1.png", "training": "patient-7.png"}],
     }  # fmt: skip
     found = {
         "schema_version": 1,
@@ -91,16 +92,19 @@ def judged(model: Path, tmp_path: Path) -> Path:
         "generated_by": {"revision": revision_of(WBCDDIMPipeline.from_pretrained(model).unet), "steps": 20,
                          "solver": "dpm++_sde", "eta": 0.0, "contrast": None, "seeds": [10000, 10999]},
         "sets": [
-            {"role": "real", "folder": "validation", "images": 320},
-            {"role": "generated", "folder": "synthetic", "images": 1000},
-            {"role": "training", "folder": "train", "images": 321},
+            {"role": "real", "folder": "validation", "images": 320, "repeated": 0},
+            {"role": "generated", "folder": "synthetic", "images": 1000, "repeated": 0},
+            {"role": "training", "folder": "train", "images": 321, "repeated": 0},
         ],
         "processing": {},
-        "notes": ["2 of the real images are its training images (such as patient-7.png).", "A | note."],
+        "notes": ["2 of the real images are its training images.", "A | note."],
         "leaks": [{"of": "The model", "exact": ["patient-7.png"], "near": [], "known": 321, "hashed": 0}],
         "rows": rows,
-        "encoders": [{"encoder": "inception-v3", "most_convincing_first": ["patient-8.png"]}],
-        "cells": {},
+        "encoders": [
+            {"encoder": "inception-v3", "weights_sha256": "ab", "features": 9, "most_convincing_first": ["patient-8"]}
+        ],
+        "cells": {"closest": "patient-9.png"},
+        "new_field": "patient-10.png",
         "copies": {"pixels": search, "features": search},
     }  # fmt: skip
     path = tmp_path / "evaluation.json"

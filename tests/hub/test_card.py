@@ -1,14 +1,19 @@
 """Cards: figures that were measured and of which model, what was not, and nothing that tells about a patient."""
 
 import json
+import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from wbc_diffusers import WBCDDIMPipeline
 from wbc_diffusers.cli import main
+from wbc_diffusers.evaluation.rows import Row
 from wbc_diffusers.hub.card import CardError, Statement, build_card
 
 
@@ -24,6 +29,9 @@ def wbc(*arguments: object) -> int:
     with pytest.raises(SystemExit) as left:
         main([str(each) for each in arguments])
     return int(left.value.code or 0)
+
+
+ROW = {field.name: None for field in fields(Row)} | {"encoder": "", "n_real": 20, "n_generated": 20}
 
 
 def changed(path: Path, **changes: Any) -> Path:
@@ -119,7 +127,11 @@ def test_folder_without_manifest_says_that_nobody_knows(model):
         ({"generated_by": None}, "does not say which model its images are of"),
         ({"generated_by": {"revision": "0" * 16}}, "of a model with revision 0{16}, and this one has [0-9a-f]{16}"),
         ({"schema_version": 2}, "has schema_version 2, and this version of the package reads evaluations of 1"),
-        ({"rows": None}, "has schema_version 1"),
+        ({"rows": None}, "is no evaluation as `wbc evaluate` writes it"),
+        ({"rows": [{"measure": "fid"}]}, "is no evaluation as `wbc evaluate` writes it"),
+        ({"rows": [{**ROW, "measure": "fid", "value": float("nan")}]}, "writes it .fid is nan.: evaluate anew"),
+        ({"rows": [{**ROW, "measure": "fid", "value": "34"}]}, "writes it .fid is '34'.: evaluate anew"),
+        ({"copies": {}}, "is no evaluation as `wbc evaluate` writes it"),
     ],
 )
 def test_evaluation_of_another_model_is_refused(model, judged, changes, message):
@@ -127,10 +139,24 @@ def test_evaluation_of_another_model_is_refused(model, judged, changes, message)
         build_card(model, changed(judged, **changes))
 
 
-def test_weights_that_the_manifest_does_not_know_get_no_card(model):
+def test_weights_that_the_manifest_does_not_know_get_no_card(model, tmp_path):
     path = model / "training_manifest.json"
     changed(path, weights_sha256={"unet/diffusion_pytorch_model.safetensors": "ab" * 32})
     with pytest.raises(CardError, match=r"safetensors is not the file that training_manifest.json was written for"):
+        build_card(model)
+    for cls, options in ((WBCDDIMPipeline, {}), (DiffusionPipeline, {"trust_remote_code": True})):
+        # Saved again they have new hashes, but the mark stays.
+        cls.from_pretrained(str(model), **options).save_pretrained(tmp_path / cls.__name__)
+        WBCDDIMPipeline.from_pretrained(tmp_path / cls.__name__).save_pretrained(tmp_path / "twice")
+        for folder in (tmp_path / cls.__name__, tmp_path / "twice"):
+            with pytest.raises(CardError, match="or was not when the pipeline was saved"):
+                build_card(folder)
+
+
+def test_weights_that_the_manifest_does_not_name_get_no_card(model):
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    with pytest.raises(CardError, match=r"fp16.safetensors is not among the weights that training_manifest.json names"):
         build_card(model)
 
 

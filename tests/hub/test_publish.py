@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from tests.hub_stand_in import HubStandIn, User
-from wbc_diffusers.hub.card import CardError
+from wbc_diffusers.hub.card import CardError, Statement
 from wbc_diffusers.hub.publish import PublishError, pack
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -103,6 +103,7 @@ def test_own_card_is_sent_as_it_is_unless_it_is_of_other_weights(model):
     card = pack(model, "lab/cells").files[0]
     assert isinstance(card.content, bytes)
     own = card.content.decode().replace("# cells", "# Ours")
+    assert "# Ours" in own
     (model / "README.md").write_text(own, encoding="utf-8")
     assert pack(model, "lab/cells").files[0].content == model / "README.md"
     for text, message in (
@@ -110,12 +111,18 @@ def test_own_card_is_sent_as_it_is_unless_it_is_of_other_weights(model):
             own.replace("revision of the weights: `", "revision of the weights: `0"),
             "was made for weights of revision 0",
         ),
+        (own.replace('"lab/cells"', '"cells"'), "was made for another name, by which nobody could load lab/cells"),
         ("no metadata", "has no metadata block"),
         ("---\nlicense: [\n---\n", "can't be read as a card"),
     ):
         (model / "README.md").write_text(text, encoding="utf-8")
         with pytest.raises(CardError, match=message):
             pack(model, "lab/cells")
+    (model / "README.md").write_text(own, encoding="utf-8")
+    with pytest.raises(
+        CardError, match="what you say of the model would not be on its card: make it anew by `wbc card"
+    ):
+        pack(model, "lab/cells", said=Statement(licence="mit"))
 
 
 @pytest.mark.parametrize("name", ["cells", "lab/cells/more", "lab/my cells", "", "lab/", "../x/y"])
@@ -129,9 +136,17 @@ def test_folder_that_nobody_could_load_is_not_packed(model, tmp_path):
         pack(tmp_path / "nowhere", "lab/cells")
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps({**index, "_class_name": "WBCDDIMPipeline"}))
-    with pytest.raises(PublishError, match=r"holds no code of its classes.*save it again by save_pretrained"):
+    with pytest.raises(PublishError, match=r"of the pipeline's class, where the file and the name.*save it again"):
         pack(model, "lab/cells")
     (model / "model_index.json").write_text(json.dumps(index))
+    code = (model / "unet" / "r2_attn_unet.py").read_bytes()
+    (model / "unet" / "r2_attn_unet.py").unlink()
+    with pytest.raises(PublishError, match=r"unet holds no r2_attn_unet.py, so that nobody.*save it again"):
+        pack(model, "lab/cells")
+    (tmp_path / "secret").write_bytes(code)
+    (model / "unet" / "r2_attn_unet.py").symlink_to(tmp_path / "secret")
+    with pytest.raises(PublishError, match="is a link that leads out of the folder: put the file itself there"):
+        pack(model, "lab/cells")
     (model / WEIGHTS).rename(model / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(OSError, match=r"holds no \.safetensors|a pickle"):
         pack(model, "lab/cells")
@@ -194,11 +209,11 @@ def test_what_the_hub_refuses_is_told_in_a_line(lab, model):
     before = lab.hub.files("lab/taken")
     cases = [
         (None, ("lab/cells",), "There is no token for the hub: run `hf auth login`, or set HF_TOKEN"),
-        ("wrong", ("lab/cells",), "The hub does not know the token"),
-        ("reader", ("lab/cells",), "The token may not write to lab/cells"),
-        ("other", ("lab/cells",), "The token may not write to lab/cells"),
+        ("wrong", ("lab/cells",), "the hub does not know the token"),
+        ("reader", ("lab/cells",), "the token may not write there"),
+        ("other", ("lab/cells",), "the token may not write there"),
         ("writer", ("lab/taken",), "lab/taken is taken: it holds"),
-        ("writer", ("lab/taken", "--update", "--private"), "lab/taken is public, and --private was asked for"),
+        ("writer", ("lab/taken", "--update", "--private"), "lab/taken is public, and a private one was asked for"),
     ]
     several = json.dumps([[token, str(model), *arguments] for token, arguments, _ in cases])
     environment = lab.hub.environment(lab.place / "home") | {"OMP_NUM_THREADS": "1"}
@@ -217,7 +232,7 @@ def test_what_the_hub_refuses_is_told_in_a_line(lab, model):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "The hub could not be reached, or not to the end"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub could not be reached, or not to the end"),
         ({"HF_HUB_OFFLINE": "1"}, "The hub is switched off by HF_HUB_OFFLINE: unset it"),
     ],
 )
@@ -253,19 +268,56 @@ def test_upload_that_was_killed_goes_on_and_shows_nothing_before(lab, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("status", [507, 0])
+def test_upload_that_is_cut_off_is_told_in_a_line(lab, model, status):
+    def cut(method: str, path: str) -> int | None:
+        if method == "PUT" and not status:
+            raise ConnectionError
+        return status if method == "PUT" else None
+
+    lab.hub.on_request = cut
+    code, _, err = lab.wbc("publish", model, "lab/cells", "--samples", 0)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("wbc: lab/cells was not published (")
+    assert "Say it again later: what the hub has already is not sent twice" in err.splitlines()[-1]
+    assert set(lab.hub.files("lab/cells")) <= {".gitattributes"}
+
+
+@pytest.mark.slow
 def test_update_replaces_the_model_and_leaves_other_files_and_branches_alone(lab, model):
-    old = {**content(model), "LICENSE": b"free", "unet/old_code.py": b"", "docs/config.txt": b"x"}
+    others = {
+        "LICENSE": b"free",
+        "handler.py": b"",
+        "unet/notes.txt": b"x",
+        "lora/adapter_config.json": b"{}",
+        "lora/adapter.safetensors": b"",
+        "docs/config.json": b"{}",
+    }
+    stale = {"unet/diffusion_pytorch_model.fp16.safetensors": b"old", "training_manifest.json": b'{"old": 1}'}
+    old = {**content(model), **others, **stale, "evaluation.json": b"{}"}
+    (model / "training_manifest.json").unlink()
     for path, data in old.items():
         (lab.place / "old" / path).parent.mkdir(parents=True, exist_ok=True)
         (lab.place / "old" / path).write_bytes(data)
     lab.hub.put("lab/cells", lab.place / "old")
-    code, _, err = lab.wbc("publish", model, "lab/cells", "--update", "--revision", "v2", "--samples", 0)
-    assert code == 0, err
-    now, main = lab.hub.files("lab/cells", "v2"), lab.hub.files("lab/cells")
-    assert {path: data for path, data in main.items() if path != ".gitattributes"} == old
-    assert "unet/old_code.py" not in now
-    assert (now["LICENSE"], now["docs/config.txt"]) == (b"free", b"x")
+    before = lab.hub.files("lab/cells")
+    options = ["--samples", "0", "--revision", "v2"]
+    several = json.dumps(
+        [["writer", str(model), "lab/cells", *more] for more in (options, options, [*options, "--update"])]
+    )
+    environment = lab.hub.environment(lab.place / "home") | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, several], env=environment, capture_output=True, text=True, check=False
+    )
+    # A branch that is new is nobody's; once it holds the model, it is taken.
+    assert [line for line in done.stderr.splitlines() if line.startswith("left with")] == [
+        "left with 0", "left with 2", "left with 0"
+    ], done.stderr  # fmt: skip
+    now = lab.hub.files("lab/cells", "v2")
+    assert {path: now[path] for path in others} == others
+    assert now.keys() - others.keys() - {".gitattributes"} == FILES - {"training_manifest.json", "samples.png"}
     assert now[WEIGHTS] == (model / WEIGHTS).read_bytes()
+    assert lab.hub.files("lab/cells") == before
 
 
 @pytest.mark.slow
@@ -284,7 +336,7 @@ def test_training_publishes_what_it_wrote_and_asks_first(lab, tmp_path):
 
     code, _, err = train("lab/taken")
     assert code == 2
-    assert "lab/taken is public, and --private was asked for" in err.splitlines()[-1]
+    assert "lab/taken is public, and a private one was asked for" in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
     code, _, err = train("lab/cells")
     assert code == 0, err

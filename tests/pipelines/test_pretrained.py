@@ -182,6 +182,52 @@ def test_shipped_code_that_is_run_again_leaves_what_was_loaded_before_alone(pipe
     assert_same(sample(before, 1), sample(pipe, 1))
 
 
+def test_subclass_may_register_parts_of_its_own(diffusion_folder, tmp_path):
+    class Refined(WBCDDIMPipeline):
+        def __init__(self, unet, scheduler, refiner):
+            super().__init__(unet, scheduler)
+            self.register_modules(refiner=refiner)
+
+    pipe = tiny_ddim()
+    refined = Refined(pipe.unet, pipe.scheduler, tiny_ddim().unet)
+    assert set(refined.components) == {"unet", "scheduler", "refiner"}
+    assert json.loads(refined.to_json_string())["refiner"] == ["r2_attn_unet", "R2AttnUNet"]
+    refined.save_pretrained(tmp_path / "refined")
+    assert (tmp_path / "refined" / "refiner" / "r2_attn_unet.py").is_file()
+    assert type(Refined.from_pretrained(tmp_path / "refined").refiner) is R2AttnUNet
+
+
+def test_pipeline_without_its_network_can_be_shown_and_saved(diffusion_folder, tmp_path):
+    pipe = WBCDDIMPipeline.from_pretrained(diffusion_folder, unet=None)
+    assert "WBCDDIMPipeline" in repr(pipe)
+    pipe.save_pretrained(tmp_path / "without")
+    assert "auto_map" not in json.loads((tmp_path / "without" / "model_index.json").read_text())
+
+
+def test_class_of_no_file_is_told_when_it_is_saved(tmp_path, caplog):
+    own = type("Mine", (WBCDDIMPipeline,), {"__module__": "__main__"})
+    own(tiny_ddim().unet, tiny_ddim().scheduler).save_pretrained(tmp_path)
+    assert "Mine'> is defined in no file that could be shipped" in caplog.text
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "Mine"
+
+
+def test_files_of_others_in_the_folder_are_left_alone(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("[1, 2]")
+    tiny_ddim().save_pretrained(tmp_path)
+    assert (tmp_path / "other" / "config.json").read_text() == "[1, 2]"
+    assert "_name_or_path" not in json.loads((tmp_path / "unet" / "config.json").read_text())
+
+
+def test_manifest_that_is_no_longer_to_be_had_is_told(pipe, folder, tmp_path, caplog):
+    (folder / "training_manifest.json").write_text(json.dumps({"schema_version": 1}), encoding="utf-8")
+    trusted = DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
+    shutil.rmtree(folder)
+    trusted.save_pretrained(tmp_path / "later")
+    assert f"The training manifest of {folder} can't be had (it is no longer there)" in caplog.text
+    assert not (tmp_path / "later" / "training_manifest.json").exists()
+
+
 def test_saved_code_is_what_was_run_though_another_load_put_other_code_in_its_place(pipe, folder, tmp_path):
     own = DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
     shutil.copytree(folder, tmp_path / "changed")
@@ -383,6 +429,15 @@ def test_subclass_loads_its_own_folders_and_those_of_its_parent(pipe, folder, tm
     assert type(own.from_pretrained(tmp_path / "own")) is type(loaded) is own
     with pytest.raises(ValueError, match="is a OwnPipeline, not a"):
         type(pipe).from_pretrained(tmp_path / "own")
+
+
+@pytest.mark.parametrize("kind", [["a", "b", "c"], {"a": 1}, 3, None])
+def test_index_of_no_class_is_refused(pipe, folder, kind):
+    index = {**json.loads((folder / "model_index.json").read_text()), "_class_name": kind}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for load in (type(pipe).from_pretrained, load_pipeline):
+        with pytest.raises(ValueError, match="is a None"):
+            load(folder)
 
 
 @pytest.mark.parametrize("place", ["DDIMScheduler", ["diffusers"], ["diffusers", "NoSuch"], [None, None], None])

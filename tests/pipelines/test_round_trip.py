@@ -231,7 +231,7 @@ assert refused(revision="nowhere") == x + " has no revision nowhere: give one of
 assert torch.equal(weight(cls.from_pretrained(x, local_files_only=True)), weight(plain))
 assert "leave use_safetensors out" in refused(use_safetensors=False)
 cls.from_pretrained(x, use_safetensors=True)
-assert cls.from_pretrained(x, device_map="cpu").device.type == "cpu" if network == "generator" else True
+assert set(cls.from_pretrained(x, device_map="cpu").hf_device_map.values()) == {"cpu"}
 part = getattr(plain, network)
 assert getattr(cls.from_pretrained(x, **{network: part}), network) is part
 if network == "unet":
@@ -319,4 +319,4 @@ def test_bad_repositories_are_refused_or_told(world, tmp_path):
     assert "has no folder unet: take it again" in told["missing"]
     assert "has schema_version 99" in told["schema"]
     assert "model_index.json is not JSON" in told["index"]
-    assert not list((tmp_path / "modules").rglob("*.py")) if (tmp_path / "modules").exists() else True
+    assert not list(tmp_path.glob("modules/**/*.py"))  # nothing was even put where code is run from

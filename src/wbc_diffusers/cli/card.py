@@ -1,9 +1,12 @@
 """`wbc card`: the card of a model, from its manifest and its evaluation."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from wbc_diffusers.hub.card import Statement
 
 Licence = Annotated[str | None, typer.Option("--license", help="Licence of the model, such as cc-by-4.0.")]
 Dataset = Annotated[str | None, typer.Option(help="Training data: an id on the hub, or a name.")]
@@ -30,31 +33,30 @@ def card(
     """Write the card of a model; what was not measured is told as not measured."""
     from diffusers.utils import logging
 
-    from wbc_diffusers.hub.card import CARD_NAME, Statement, build_card
+    from wbc_diffusers.hub.card import CARD_NAME, build_card
     from wbc_diffusers.training.files import write_whole
 
     path = out or model / CARD_NAME
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} is there: give --overwrite, or another --out.")
     logging.disable_progress_bar()
-    said = Statement(
-        licence=licence,
-        dataset=dataset,
-        dataset_licence=dataset_licence,
-        base_model=base_model,
-        notes=read_notes(notes),
-    )
+    said = statement(licence, dataset, dataset_licence, base_model, notes)
     made = build_card(model, evaluation, said, repo_id=repo_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, made.content.encode())
     typer.echo(f"Wrote {path}.")
 
 
-def read_notes(path: Path | None) -> str | None:
-    """The text of a file of notes."""
-    if path is None:
-        return None
+def statement(
+    licence: str | None, dataset: str | None, dataset_licence: str | None, base_model: str | None, notes: Path | None
+) -> "Statement":
+    """What the options say of a model, with the text of the file of notes."""
+    from wbc_diffusers.hub.card import Statement
+
     try:
-        return path.read_text(encoding="utf-8").strip()
+        text = None if notes is None else notes.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text: give a text file as --notes.") from error
+        raise ValueError(f"{notes} is no UTF-8 text: give a text file as --notes.") from error
+    return Statement(
+        licence=licence, dataset=dataset, dataset_licence=dataset_licence, base_model=base_model, notes=text
+    )

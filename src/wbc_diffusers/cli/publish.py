@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wbc_diffusers.cli.card import BaseModel, Dataset, DatasetLicence, Evaluated, Licence, Notes, read_notes
+from wbc_diffusers.cli.card import BaseModel, Dataset, DatasetLicence, Evaluated, Licence, Notes, statement
 
 
 def publish(
@@ -29,18 +29,11 @@ def publish(
     """
     from diffusers.utils import logging
 
-    from wbc_diffusers.hub.card import Statement
     from wbc_diffusers.hub.publish import listing, pack
     from wbc_diffusers.hub.publish import publish as send
 
     logging.disable_progress_bar()
-    said = Statement(
-        licence=licence,
-        dataset=dataset,
-        dataset_licence=dataset_licence,
-        base_model=base_model,
-        notes=read_notes(notes),
-    )
+    said = statement(licence, dataset, dataset_licence, base_model, notes)
     shipment = pack(model, repo_id, evaluation, said, samples=samples)
     if dry_run:
         typer.echo(listing(shipment))

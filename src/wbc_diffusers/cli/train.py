@@ -33,7 +33,7 @@ def train(
     own = [option for parameter in context.command.params for option in parameter.opts]
     recipe = load_recipe(path, parse_overrides(recipe_class, context.args, own))
 
-    judge, hub = _judge(recipe, data), _hub(recipe, resumes=resume is not None)
+    judge, hub = _judge(recipe, data), _hub(recipe)
     match recipe:
         case GANRecipe():
             from wbc_diffusers.training.gan import train_gan
@@ -67,14 +67,13 @@ def _judge(recipe: "Recipe", data: str) -> "Judge | None":
     return TrainingJudge(data, recipe.where, recipe.resolution, recipe.evaluate_images, encoder)
 
 
-def _hub(recipe: "Recipe", *, resumes: bool) -> "Hub | None":
+def _hub(recipe: "Recipe") -> "Hub | None":
     """Where the pipeline is published, if the recipe wants that."""
     if not recipe.push_to_hub or recipe.hub_model_id is None or not _is_main_process():
         return None
     from wbc_diffusers.hub.publish import HubTarget
 
-    # A run that is resumed may have been cut off after it had published.
-    return HubTarget(recipe.hub_model_id, private=recipe.hub_private_repo, update=resumes)
+    return HubTarget(recipe.hub_model_id, private=recipe.hub_private_repo)
 
 
 def _is_main_process() -> bool:

@@ -230,8 +230,8 @@ def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[
     for whose, leaks in found.items():
         if leaks.paths and not plan.allow_leaks:
             raise LeakError(
-                f"{whose} has seen what is to judge it: {leaks.in_words} Give real images that are none of them, or "
-                "--allow-leaks."
+                f"{whose} has seen what is to judge it, such as {shown(leaks.paths[0].name)}: {leaks.in_words} Give "
+                "real images that are none of them, or --allow-leaks."
             )
     return found
 
@@ -245,11 +245,7 @@ def _notes_on_sets(sets: Sequence[ImageSet]) -> list[str]:
     repeated = [f"{each.repeated} of the {each.role} images" for each in sets if each.repeated]
     if repeated:
         notes.append(f"The same pixels again have {' and '.join(repeated)}.")
-    others = [
-        f"{len(each.other_files)} beside the {each.role} images (such as {each.other_files[0]})"
-        for each in sets
-        if each.other_files
-    ]
+    others = [f"{len(each.other_files)} beside the {each.role} images" for each in sets if each.other_files]
     if others:
         notes.append(f"Files that are no images were left alone: {'; '.join(others)}.")
     return notes

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
 from wbc_diffusers.data.manifest import check_manifest
-from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.images import ImageSet, load
 
 MANIFEST_NAME = "training_manifest.json"
@@ -48,13 +47,13 @@ class Leaks:
 
     @property
     def in_words(self) -> str:
-        """How many of the real images, with a name, and what could not be looked for."""
+        """How many of the real images, and what could not be looked for; no names, which may tell about patients."""
         told = f"{len(self.exact)} of the real images are among its training images ({self.known} different ones)"
         if self.hashed:
             told += f", and {len(self.near)} others look like one of them, or one turned or flipped"
         if self.hashed < self.known:
             told += f"; copies of {self.known - self.hashed} of them that are not exact could not be looked for"
-        return told + (f" (such as {shown(self.paths[0].name)})." if self.paths else ".")
+        return f"{told}."
 
 
 def read_manifest(model: Path) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """The card of a model: what it is, for whom, from what, and every figure that was measured of it; the others say so."""
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from wbc_diffusers.data.manifest import check_manifest
 from wbc_diffusers.evaluation.record import SCHEMA_VERSION
 from wbc_diffusers.evaluation.rows import MEANINGS, Row, figure
 from wbc_diffusers.pages import percent
-from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, read_manifest, read_object, weight_hashes
+from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, manifest_for, read_manifest, weight_hashes
 from wbc_diffusers.pipelines.pretrained import load_pipeline, read_index
 from wbc_diffusers.sampling import SAMPLERS, revision_of
 from wbc_diffusers.shelves import find_entry
@@ -64,7 +63,7 @@ class CardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """What whoever publishes a model says of it, since no file does.
+    """What whoever publishes a model says of it, since no file does; empty where nothing was said.
 
     Attributes:
         licence: Identifier of the model's licence, as the hub knows it.
@@ -164,12 +163,15 @@ def read_evaluation(path: Path, revision: str | None) -> dict[str, Any]:
         ValueError: If it is no evaluation, or of an unknown schema.
         OSError: If there is no such file.
     """
-    found = read_object(path)
-    parts = ("rows", "notes", "leaks", "encoders", "sets")
-    if found.get("schema_version") != SCHEMA_VERSION or not all(isinstance(found.get(part), list) for part in parts):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): evaluate anew.") from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema_version {found.get('schema_version')!r}, and this version of the package reads "
-            f"evaluations of {SCHEMA_VERSION}: evaluate anew, or update the package."
+            f"{path} has schema_version {version!r}, and this version of the package reads evaluations of "
+            f"{SCHEMA_VERSION}: evaluate anew, or update the package."
         )
     made_by = found.get("generated_by")
     if not isinstance(made_by, dict):
@@ -182,21 +184,43 @@ def read_evaluation(path: Path, revision: str | None) -> dict[str, Any]:
             f"{path} is of images of a model with revision {made_by.get('revision')}, and this one has {revision}: "
             "generate images with it, and evaluate those."
         )
-    return _without_names(found)
+    try:
+        return _for_the_public(found)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} is no evaluation as `wbc evaluate` writes it ({error}): evaluate anew.") from error
 
 
-def _without_names(judged: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation as anybody may see it."""
-    copies = judged.get("copies")
-    searches = ("pixels", "features")
+def _for_the_public(found: dict[str, Any]) -> dict[str, Any]:
+    """What of an evaluation anybody may see, by name, so that nothing new is published unasked."""
+    seeds = found["generated_by"]["seeds"]
+    copies = found["copies"]
     return {
-        **judged,
-        "notes": [re.sub(r" \(such as .*\)", "", note) for note in judged["notes"]],
-        "leaks": [{**each, "exact": len(each["exact"]), "near": len(each["near"])} for each in judged["leaks"]],
-        "encoders": [{k: v for k, v in each.items() if k != "most_convincing_first"} for each in judged["encoders"]],
-        "copies": copies
-        and {**copies, **{by: {k: v for k, v in copies[by].items() if k != "closest"} for by in searches}},
+        **{key: found[key] for key in ("schema_version", "wbc_diffusers", "seed", "processing")},
+        "notes": [str(note) for note in found["notes"]],
+        "generated_by": {**found["generated_by"], "seeds": [int(seeds[0]), int(seeds[1])]},
+        "sets": [{key: each[key] for key in ("role", "folder", "images", "repeated")} for each in found["sets"]],
+        "leaks": [{**each, "exact": len(each["exact"]), "near": len(each["near"])} for each in found["leaks"]],
+        "rows": [asdict(_row(each)) for each in found["rows"]],
+        "encoders": [
+            {key: each[key] for key in ("encoder", "weights_sha256", "features")} for each in found["encoders"]
+        ],
+        "copies": None if copies is None else {by: _search(copies[by]) for by in ("pixels", "features")},
     }
+
+
+def _row(found: dict[str, Any]) -> Row:
+    """A row, whose figures are numbers or None."""
+    row = Row(**{field.name: found[field.name] for field in fields(Row)})
+    for figure_of in (row.value, row.low, row.high, row.floor, row.value_at_floor):
+        if figure_of is not None and (not isinstance(figure_of, int | float) or not isfinite(figure_of)):
+            raise TypeError(f"{row.measure} is {figure_of!r}")
+    return row
+
+
+def _search(found: dict[str, Any]) -> dict[str, Any]:
+    """A search for copies, without the names of what it found."""
+    estimates = ("false_alarms", "found_of_all", "beyond", "excess")
+    return {key: found[key] for key in ("threshold", *estimates, "copies_at_most", "held_out")}
 
 
 def check_weights(folder: Path) -> dict[str, Any] | None:
@@ -209,13 +233,18 @@ def check_weights(folder: Path) -> dict[str, Any] | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    manifest = check_manifest(manifest, str(folder))
-    known = manifest.get("weights_sha256") or {}
-    changed = [name for name, found in weight_hashes(folder).items() if known.get(name, found) != found]
-    if changed:
+    manifest = manifest_for(folder, check_manifest(manifest, str(folder)))
+    if changed := manifest.get("weights_changed"):
         raise CardError(
-            f"{folder / changed[0]} is not the file that {MANIFEST_NAME} was written for (its SHA-256 differs): take "
-            "both again from where the model came from."
+            f"{folder / changed[0]} is not the file that {MANIFEST_NAME} was written for, or was not when the pipeline "
+            "was saved (its SHA-256 differs): take both again from where the model came from."
+        )
+    known = manifest.get("weights_sha256")
+    unknown = sorted(weight_hashes(folder).keys() - (known.keys() if isinstance(known, dict) else set()))
+    if unknown:
+        raise CardError(
+            f"{folder / unknown[0]} is not among the weights that {MANIFEST_NAME} names: remove it, or save the "
+            "pipeline anew into an empty folder."
         )
     return manifest
 
@@ -240,9 +269,8 @@ def _shown(recipe: dict[str, Any]) -> str:
 
 def _told(judged: dict[str, Any]) -> list[Row]:
     """The rows that a card tells."""
-    known = {field.name for field in fields(Row)}
-    rows = [Row(**{key: value for key, value in row.items() if key in known}) for row in judged["rows"]]
-    return [row for row in rows if row.key in _NAMES and row.value is not None and isfinite(row.value)]
+    rows = [_row(each) for each in judged["rows"]]
+    return [row for row in rows if row.key in _NAMES and row.value is not None]
 
 
 def _figures(rows: Sequence[Row]) -> list[Figure]:

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.errors import (
-    HfHubHTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -34,17 +33,13 @@ from wbc_diffusers.hub.card import (
     read_evaluation,
 )
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME
-from wbc_diffusers.pipelines.pretrained import read_raw_index
+from wbc_diffusers.pipelines.pretrained import HUB_ERRORS, PIPELINES, components_of, read_raw_index
 from wbc_diffusers.sampling import load_sampler
 
-# What requests or httpx raise, by the version of huggingface_hub, where there is no network.
-_TransportError: type[Exception] = HfHubHTTPError.__mro__[1]
 SAMPLES = 16
 _SAMPLE_COLUMNS = 8
 _REVISION_OF_CARD = re.compile(r"revision of the weights: `([0-9a-f]+)`")
-_OURS = re.compile(r"(\.py|\.safetensors|\.safetensors\.index\.json|(^|/)(\w*config|evaluation)\.json|^samples\.png)$")
-"""What is taken away where a newer model has no such file any more; other files of a repository are left alone."""
-_EMPTY = {".gitattributes", CARD_NAME}
+_EMPTY = {".gitattributes"}
 """What a repository may hold where nothing was published yet."""
 
 
@@ -129,6 +124,9 @@ def pack(
     elif samples:
         made[SAMPLES_NAME] = lambda: _sheet_of_samples(sampler, samples)
     files.append(_card(folder, repo_id, judged, said, revision, has_samples=bool(samples) or sheet.is_file()))
+    for file in files:
+        if isinstance(file.content, Path) and not file.content.resolve().is_relative_to(folder.resolve()):
+            raise PublishError(f"{file.content} is a link that leads out of the folder: put the file itself there.")
     sent = {file.path for file in files}
     left = sorted(path.name for path in folder.iterdir() if not any(_is_under(name, path.name) for name in sent))
     return Shipment(folder, revision, sorted(files, key=lambda file: file.path), made, left)
@@ -167,8 +165,8 @@ def publish(
         files.append(HubFile(path, make()))
     operations: list[Any] = [CommitOperationAdd(file.path, file.content) for file in files]
     with _told(repo_id):
-        there = set(api.list_repo_files(repo_id, revision=revision))
-        stale = [path for path in there - {file.path for file in files} if _OURS.search(path)]
+        head = api.model_info(repo_id, revision=revision).sha
+        stale = _belonging(repo_id, head) - {file.path for file in files}
         operations += [CommitOperationDelete(path) for path in sorted(stale)]
         say(f"sending {len(files)} files")
         commit = api.create_commit(
@@ -176,6 +174,7 @@ def publish(
             operations,
             commit_message=f"Weights {shipment.revision}, by wbc-diffusers {__version__}",
             revision=revision,
+            parent_commit=head,  # what somebody else publishes meanwhile is not written over
         )
     return str(commit.commit_url)
 
@@ -198,43 +197,43 @@ def reserve(repo_id: str, *, private: bool = False, revision: str | None = None,
             api.create_repo(repo_id, private=private)
             found = api.model_info(repo_id)
         if private and not found.private:
-            raise PublishError(f"{repo_id} is public, and --private was asked for: give another name.")
-        files = {each.rfilename for each in found.siblings or []}
-        if files - _EMPTY and not update:
-            raise PublishError(
-                f"{repo_id} is taken: it holds {len(files)} files. Give another name, or --update to publish over them."
-            )
+            raise PublishError(f"{repo_id} is public, and a private one was asked for: give another name.")
         if revision is not None:
             try:
-                api.model_info(repo_id, revision=revision)
+                found = api.model_info(repo_id, revision=revision)
             except RevisionNotFoundError:
                 api.create_branch(repo_id, branch=revision)
+                return  # it begins as a copy of main, which stays as it is
+        if (files := _names(found) - _EMPTY) and not update:
+            raise PublishError(
+                f"{repo_id} is taken: it holds {len(files)} files. Give another name, or publish over them by "
+                "`wbc publish --update`."
+            )
 
 
 class HubTarget:
-    """Where a training publishes its pipeline, once it is done.
+    """Where a training publishes its pipeline, once it is done; never over what is there.
 
     Args:
         repo_id: The repository.
         private: Whether it must be private.
-        update: Whether it may hold something already, as where a training is resumed.
     """
 
-    def __init__(self, repo_id: str, *, private: bool = False, update: bool = False) -> None:
-        self.repo_id, self.private, self.update = repo_id, private, update
+    def __init__(self, repo_id: str, *, private: bool = False) -> None:
+        self.repo_id, self.private = repo_id, private
 
     def reserve(self) -> None:
         """See, before hours of training, that the model can be published."""
-        reserve(self.repo_id, private=self.private, update=self.update)
+        reserve(self.repo_id, private=self.private)
 
     def publish(self, folder: Path) -> str:
         """Publish the folder and give the address of the commit."""
         try:
-            return publish(pack(folder, self.repo_id), self.repo_id, private=self.private, update=True)
-        except (PublishError, ValueError) as error:
+            return publish(pack(folder, self.repo_id), self.repo_id, private=self.private)
+        except HUB_ERRORS as error:
             raise PublishError(
                 f"The training is done, and its pipeline is in {folder}, but it was not published: {error} Then run "
-                f"`wbc publish {folder} {self.repo_id}`."
+                f"`wbc publish {folder} {self.repo_id}{' --private' if self.private else ''}`."
             ) from error
 
 
@@ -247,27 +246,60 @@ def _check_id(repo_id: str) -> None:
 
 def _parts(folder: Path, index: dict[str, Any]) -> list[Path]:
     """The files of the pipeline itself: index, manifest, code, configurations and weights."""
-    kind = index.get("_class_name")
-    if not isinstance(kind, list) or not (folder / f"{kind[0]}.py").is_file():
-        raise PublishError(
-            f"{folder} holds no code of its classes, so that nobody without this package could load it: load it by "
-            "from_pretrained and save it again by save_pretrained."
-        )
-    paths = [folder / "model_index.json", folder / f"{kind[0]}.py"]
-    paths += [path] if (path := folder / MANIFEST_NAME).is_file() else []
-    for part, place in index.items():
-        if part.startswith("_") or not isinstance(place, list) or place[0] is None:
-            continue
-        found = [
-            path
-            for path in sorted((folder / part).glob("*"))
-            if path.name in ("config.json", "scheduler_config.json", f"{place[0]}.py")
-            or path.name.endswith((".safetensors", ".safetensors.index.json"))
-        ]
-        if not found:
-            raise PublishError(f"{folder} has no folder {part}, which its model_index.json names: save it again.")
-        paths += found
+    paths = [folder / "model_index.json", *([path] if (path := folder / MANIFEST_NAME).is_file() else [])]
+    for part, file in _code(index).items():
+        if file is not None and not (folder / part / file).is_file():
+            raise PublishError(
+                f"{folder / part} holds no {file}, so that nobody without this package could load it: load the "
+                "pipeline by from_pretrained and save it again by save_pretrained."
+            )
+        found = [path for path in sorted((folder / part).iterdir()) if _is_of_part(path.name, file, root=not part)]
+        paths += [path for path in found if path not in paths]
     return paths
+
+
+def _code(index: dict[str, Any]) -> dict[str, str | None]:
+    """The code file of each part, None for diffusers' own classes; the pipeline's is that of the empty name."""
+    kind = index.get("_class_name")
+    if not isinstance(kind, list) or kind[-1] not in PIPELINES:
+        raise PublishError(
+            f"Its model_index.json says {kind!r} of the pipeline's class, where the file and the name of one of "
+            f"{', '.join(PIPELINES)} are wanted: load it by from_pretrained and save it again by save_pretrained."
+        )
+    places = {part: index.get(part) for part in components_of(PIPELINES[kind[-1]])}
+    there = {part: place for part, place in places.items() if isinstance(place, list) and place[0] is not None}
+    modules = {"": kind[0], **{part: place[0] for part, place in there.items()}}
+    return {part: None if module == "diffusers" else f"{Path(module).name}.py" for part, module in modules.items()}
+
+
+def _is_of_part(name: str, code: str | None, *, root: bool) -> bool:
+    """Whether a file in the folder of a part, or of the pipeline, belongs to it by its name."""
+    if name == code or root:
+        return name == code
+    return name in ("config.json", "scheduler_config.json") or bool(
+        re.search(r"\.safetensors(\.index(\..+)?\.json)?$", name)
+    )
+
+
+def _belonging(repo_id: str, head: str | None) -> set[str]:
+    """The files of a repository that belong to the model which is published there now; others are left alone."""
+    names = _names(HfApi().model_info(repo_id, revision=head))
+    if "model_index.json" not in names:
+        return set()
+    try:
+        code = _code(read_raw_index(Path(hf_hub_download(repo_id, "model_index.json", revision=head)).parent, repo_id))
+    except (PublishError, ValueError):  # a model of another kind, of which nobody here knows what belongs to it
+        code = {}
+    own = {"model_index.json", MANIFEST_NAME, EVALUATION_NAME, SAMPLES_NAME}
+    for path in names:
+        part, _, name = path.rpartition("/")
+        if part in code and _is_of_part(name, code[part], root=not part):
+            own.add(path)
+    return names & own
+
+
+def _names(found: Any) -> set[str]:
+    return {each.rfilename for each in found.siblings or []}
 
 
 def _card(
@@ -278,19 +310,21 @@ def _card(
     if not path.is_file():
         card = build_card(folder, judged, said, repo_id=repo_id, has_samples=has_samples, revision=revision)
         return HubFile(CARD_NAME, card.content.encode())
+    anew = f"make it anew by `wbc card {folder} --repo-id {repo_id} --overwrite`"
+    if said not in (None, Statement()):
+        raise CardError(f"{path} is there, so what you say of the model would not be on its card: {anew} with that.")
     try:
         text = path.read_text(encoding="utf-8")
         metadata = ModelCard(text).data.to_dict()
     except (ValueError, yaml.YAMLError) as error:
-        raise CardError(f"{path} can't be read as a card ({error}): mend it, or make it anew by `wbc card`.") from error
+        raise CardError(f"{path} can't be read as a card ({error}): mend it, or {anew}.") from error
     if not metadata:
-        raise CardError(f"{path} has no metadata block: make it anew by `wbc card`, or move it away.")
+        raise CardError(f"{path} has no metadata block: {anew}, or move it away.")
     told = _REVISION_OF_CARD.search(text)
     if told and told.group(1) != revision:
-        raise CardError(
-            f"{path} was made for weights of revision {told.group(1)}, and these are {revision}: make it anew by "
-            "`wbc card --overwrite`."
-        )
+        raise CardError(f"{path} was made for weights of revision {told.group(1)}, and these are {revision}: {anew}.")
+    if told and f'"{repo_id}"' not in text:
+        raise CardError(f"{path} was made for another name, by which nobody could load {repo_id}: {anew}.")
     return HubFile(CARD_NAME, path)
 
 
@@ -320,29 +354,28 @@ def _is_under(path: str, name: str) -> bool:
 
 @contextmanager
 def _told(repo_id: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into a line that says what to do."""
+    """Turn what clients of the hub raise into a line that says what to do."""
     again = "Say it again later: what the hub has already is not sent twice, and nothing shows before all is sent."
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise PublishError("The hub is switched off by HF_HUB_OFFLINE: unset it, and say it again.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        told = " ".join(str(error.server_message or error).split())
-        if status == 401:
-            raise PublishError(
-                f"The hub does not know the token, or it may not see {repo_id} ({told}): run `hf auth login` anew."
-            ) from error
-        if status == 403:
-            raise PublishError(
-                f"The token may not write to {repo_id} ({told}): take one that may, or a name of your own."
-            ) from error
-        raise PublishError(f"The hub said no ({status}: {told}). {again}") from error
     except PublishError:
         raise
-    except (_TransportError, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise PublishError(f"The hub could not be reached, or not to the end ({reason}). {again}") from error
+    except OfflineModeIsEnabled as error:
+        raise PublishError("The hub is switched off by HF_HUB_OFFLINE: unset it, and say it again.") from error
+    except HUB_ERRORS as error:
+        told = " ".join(str(getattr(error, "server_message", None) or error).split()) or type(error).__name__
+        match getattr(getattr(error, "response", None), "status_code", None):
+            case 401:
+                advice = "the hub does not know the token, or it may not see that: run `hf auth login` anew"
+            case 403:
+                advice = "the token may not write there: take one that may, or a name of your own"
+            case 412:
+                advice = "somebody else published there meanwhile: look at it, and say it again"
+            case int(status) if 400 <= status < 500:
+                advice = "the hub does not take that: put it right, and say it again"
+            case _:
+                advice = f"the hub could not be reached, or not to the end. {again}"
+        raise PublishError(f"{repo_id} was not published ({told}): {advice.removesuffix('.')}.") from error
 
 
 def listing(shipment: Shipment) -> str:

@@ -239,72 +239,106 @@ class WBCGANPipeline(DiffusionPipeline):
         for part, (name, code) in self._shipped_code().items():
             (folder / part).mkdir(exist_ok=True)
             (folder / part / f"{name}.py").write_bytes(code)
-        for path in folder.glob("*/config.json"):
-            # diffusers writes where the part was loaded from, which may tell about the user.
-            config = {key: value for key, value in read_object(path).items() if key != "_name_or_path"}
-            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in (folder / part / "config.json" for part in self._registered()):
+            if path.is_file():
+                # diffusers writes where the part was loaded from, which may tell about the user.
+                config = {key: value for key, value in read_object(path).items() if key != "_name_or_path"}
+                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         super().save_config(str(folder), push_to_hub=push_to_hub, **kwargs)
 
     def to_json_string(self) -> str:
         """Give model_index.json: it names each class by the file that is shipped, as diffusers loads such code."""
         index = json.loads(super().to_json_string())
         index.pop("_name_or_path", None)
-        for part, (name, _) in self._shipped_code().items():
+        code = self._shipped_code()
+        for part, (name, _) in code.items():
             index[part or "_class_name"] = [name, self._class_of(part).__name__]
-        network = next(n for n, part in self.components.items() if isinstance(part, nn.Module))
-        if isinstance(index[network], list) and network in self._shipped_code():
+        network = self._network_name()
+        if network in code:
             index["auto_map"] = {"AutoModel": ".".join(index[network])}  # AutoModel looks here, and for one class only
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def register_modules(self, **kwargs: Any) -> None:
-        """Take over the components, and their code: a later load may put other code into the files it is run from."""
+        """Take over components, and their code: a later load may put other code into the files that it is run from."""
         super().register_modules(**kwargs)
         classes = [self._class_of(part) for part in ("", *kwargs)]
-        self._code_at_start = {cls: code for cls in classes if (code := code_of(cls)) is not None}
+        known = getattr(self, "_code_at_start", {})
+        self._code_at_start = known | {cls: code for cls in classes if (code := code_of(cls)) is not None}
+
+    def _registered(self) -> dict[str, Any]:
+        """The components so far; diffusers' own `components` raises until all of them are there."""
+        return {name: getattr(self, name) for name in self._get_signature_keys(self)[0] if hasattr(self, name)}
+
+    def _network_name(self) -> str | None:
+        """The network that makes the images, None where there is none."""
+        names = [name for name, part in self._registered().items() if isinstance(part, nn.Module)]
+        return next((name for name in names if name not in self._optional_components), None)
 
     def _class_of(self, part: str) -> type:
         """The class of a component, or that of the pipeline for an empty name."""
         if part:
-            return type(getattr(self.components[part], "_orig_mod", self.components[part]))  # of a compiled network
+            component = getattr(self, part)
+            return type(getattr(component, "_orig_mod", component))  # of a compiled network
         # A class of the same name further down is the installed package's, which adds its way of loading only.
         return next(cls for cls in reversed(type(self).__mro__) if cls.__name__ == type(self).__name__)
 
     def _shipped_code(self) -> dict[str, tuple[str, bytes]]:
         """Name and text of the file of each class that isn't diffusers' own, by the folder it is shipped in."""
-        classes = {part: self._class_of(part) for part in ("", *self.components)}
+        classes = {part: self._class_of(part) for part in ("", *self._registered())}
         found = {part: self._code_at_start.get(cls) or code_of(cls) for part, cls in classes.items()}
+        for part, cls in classes.items():
+            if found[part] is None and cls.__module__.partition(".")[0] not in ("builtins", "diffusers"):
+                logger.warning("%s is defined in no file that could be shipped: the folder won't load without it.", cls)
         return {part: code for part, code in found.items() if code is not None}
 
     def _find_manifest(self) -> dict[str, Any] | None:
-        """The manifest of where the pipeline came from: diffusers' own download of a repository leaves it out."""
-        if self.training_manifest is not None or Path(self.name_or_path or "").is_dir():
-            return self.training_manifest or read_manifest(self.name_or_path)
-        network = next(part for part in self.components.values() if isinstance(part, nn.Module))
-        snapshot = Path(getattr(network, "config", {}).get("_name_or_path") or "").parent
-        if not self.name_or_path or snapshot.parent.name != "snapshots":
-            return None
-        try:
-            file = hf_hub_download(
-                self.name_or_path, MANIFEST_NAME, revision=snapshot.name, cache_dir=snapshot.parents[2]
-            )
-            return read_manifest(Path(file).parent)
-        except OSError as error:
-            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
-                logger.warning(
-                    "The training manifest of %s could not be fetched (%s), so what is saved has none: copy %s there.",
-                    self.name_or_path,
-                    error,
-                    MANIFEST_NAME,
-                )
-            return None
+        """The manifest that came with the pipeline, None if none did; it marks weights that are not those it names."""
+        if self.training_manifest is not None or self.name_or_path is None:
+            return self.training_manifest
+        folder = Path(self.name_or_path)
+        if not folder.is_dir():
+            # A repository: diffusers' own download of it leaves the manifest out.
+            network = getattr(self, self._network_name() or "", None)
+            folder = Path(getattr(network, "config", {}).get("_name_or_path") or "").parent
+            if folder.parent.name != "snapshots":
+                self._warn_of_no_manifest("it is no longer there")
+                return None
+            cache = folder.parents[2]
+            try:
+                hf_hub_download(self.name_or_path, MANIFEST_NAME, revision=folder.name, cache_dir=cache)
+            except Exception as error:  # whatever a client raises: weights that are written already are worth more
+                if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                    self._warn_of_no_manifest(error)
+                return None
+        manifest = read_manifest(folder)
+        return None if manifest is None else manifest_for(folder, manifest)
+
+    def _warn_of_no_manifest(self, reason: object) -> None:
+        logger.warning(
+            "The training manifest of %s can't be had (%s), so what is saved has none: copy %s there.",
+            self.name_or_path,
+            reason,
+            MANIFEST_NAME,
+        )
 
 
 def code_of(cls: type) -> tuple[str, bytes] | None:
-    """Name and text of the file that defines a class; None for diffusers' own classes and those of no module."""
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if file is None or cls.__module__.partition(".")[0] in ("__main__", "builtins", "diffusers", "transformers"):
+    """Name and text of the file that defines a class; None for diffusers' own classes and those of no such file."""
+    file = Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
+    if cls.__module__.partition(".")[0] in ("__main__", "diffusers") or file.suffix != ".py" or not file.is_file():
         return None
-    return Path(file).stem, Path(file).read_bytes()
+    return file.stem, file.read_bytes()
+
+
+def manifest_for(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest, with `weights_changed` where a weight file of the folder is not the one that it was written for.
+
+    A pipeline that is saved again gets new hashes, and would else hide that.
+    """
+    known: Any = manifest.get("weights_sha256")
+    hashes = weight_hashes(folder) if isinstance(known, dict) and known else {}
+    changed = [name for name, found in hashes.items() if known.get(name, found) != found]
+    return {**manifest, "weights_changed": changed} if changed else manifest
 
 
 def sharpen_contrast(images: Tensor, contrast: float) -> Tensor:

@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.manifest import check_schema
@@ -19,10 +19,13 @@ from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
 from wbc_diffusers.models.wbc_discriminator import WBCDiscriminator
 from wbc_diffusers.models.wbc_generator import WBCGenerator
 from wbc_diffusers.pipelines import pipeline_wbc_ddim, pipeline_wbc_gan
-from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, code_of, read_manifest, read_object, weight_hashes
+from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, code_of, manifest_for, read_manifest, read_object
 from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 
 logger = logging.getLogger(__name__)
+
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, HfHubHTTPError.__mro__[1])
+"""What clients of the hub raise; the last is httpx's, which is no OSError, or requests', which is one."""
 
 COMPONENTS: dict[str, type] = {
     cls.__name__: cls for cls in (R2AttnUNet, WBCGenerator, WBCDiscriminator, SigmoidDDIMScheduler)
@@ -68,12 +71,13 @@ class PretrainedPipeline(DiffusionPipeline):
         _warn_of_other_code(folder, cls, index)
         manifest = read_manifest(folder)
         if (
-            "scheduler" in _components(cls) - set(kwargs)
+            "scheduler" in components_of(cls) - set(kwargs)
             and (solver := _solver_of_diffusers(folder, index)) is not None
         ):
             kwargs["scheduler"] = solver
         if manifest is not None:
             check_schema(manifest, name)
+            manifest = manifest_for(folder, manifest)
             _warn_of_other_weights(folder, manifest)
         pipeline = super().from_pretrained(str(folder), **kwargs)
         pipeline.register_to_config(_name_or_path=name)
@@ -100,7 +104,7 @@ class PretrainedPipeline(DiffusionPipeline):
             kwargs: Components that replace its own, and further arguments of [`DiffusionPipeline.from_pipe`].
         """
         # diffusers takes over only networks of the very class in __init__'s signature, and ours names the base class.
-        parts = {name: part for name, part in pipeline.components.items() if name in _components(cls)}
+        parts = {name: part for name, part in pipeline.components.items() if name in components_of(cls)}
         networks = {name: part for name, part in parts.items() if isinstance(part, ModelMixin)}
         other = super().from_pipe(pipeline, **{**networks, **kwargs})
         other.training_manifest = getattr(pipeline, "training_manifest", None)
@@ -151,7 +155,7 @@ def find_folder(name: str, *, all_variants: bool = False, **options: Any) -> Pat
         raise OSError(
             f"{name} has no revision {options.get('revision')}: give one of its branches, tags or commits."
         ) from error
-    except (OSError, ValueError) as error:
+    except HUB_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, RepositoryNotFoundError):
             reason = "it knows none, or shows it to others only"
@@ -182,7 +186,7 @@ def read_raw_index(folder: Path, name: str) -> dict[str, Any]:
 def _by_installed(index: dict[str, Any]) -> dict[str, Any]:
     """A model_index.json as diffusers reads it where no code is shipped: known classes are those of this package."""
     kind: Any = index.get("_class_name")
-    named = {"_class_name": kind[-1] if _is_pair(kind) else kind}
+    named = {"_class_name": kind[1] if _is_pair(kind) else kind if isinstance(kind, str) else None}
     for part, place in index.items():
         if not part.startswith("_") and _is_pair(place) and place[1] in COMPONENTS:
             named[part] = [COMPONENTS[place[1]].__module__, place[1]]
@@ -194,7 +198,7 @@ def _is_pair(place: Any) -> bool:
     return isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
 
 
-def _components(cls: type[DiffusionPipeline]) -> set[str]:
+def components_of(cls: type[DiffusionPipeline]) -> set[str]:
     """The names of a pipeline's components, optional ones among them."""
     return set(cls._get_signature_keys(cls)[0])
 
@@ -207,7 +211,7 @@ def _check_index(
     if found not in {each.__name__ for each in (cls, *PIPELINES.values()) if issubclass(cls, each)}:
         loader = found if found in PIPELINES else DiffusionPipeline.__name__
         raise ValueError(f"{name} is a {found}, not a {cls.__name__}: load it by {loader}.from_pretrained.")
-    for part in sorted(_components(cls) - passed_components):
+    for part in sorted(components_of(cls) - passed_components):
         place: Any = index.get(part)
         if part in cls._optional_components and place in (None, [None, None]):
             continue
@@ -230,7 +234,7 @@ def _absent(
     index: dict[str, Any], folder: Path, name: str, cls: type[PretrainedPipeline], passed_components: set[str]
 ) -> list[str]:
     """The optional components whose folders are missing; raises OSError if another one's is."""
-    told = {part for part in _components(cls) - passed_components if index.get(part) not in (None, [None, None])}
+    told = {part for part in components_of(cls) - passed_components if index.get(part) not in (None, [None, None])}
     absent = sorted(part for part in told if not (folder / part).is_dir())
     if needed := [part for part in absent if part not in cls._optional_components]:
         raise OSError(f"{name} has no folder {needed[0]}: take it again from where the model came from.")
@@ -252,7 +256,7 @@ def _solver_of_diffusers(folder: Path, index: dict[str, Any]) -> SchedulerMixin 
 
 def _check_weights(folder: Path, cls: type[PretrainedPipeline], passed_components: set[str]) -> None:
     """Raise OSError if a network of a pipeline folder has no weights in safetensors."""
-    for part in sorted(_components(cls) - passed_components):
+    for part in sorted(components_of(cls) - passed_components):
         place = folder / part
         if not (place / "config.json").is_file() or any(place.glob("*.safetensors")):
             continue
@@ -288,15 +292,11 @@ def _warn_of_other_code(folder: Path, cls: type[PretrainedPipeline], index: dict
 
 
 def _warn_of_other_weights(folder: Path, manifest: dict[str, Any]) -> None:
-    """Warn if a weight file is not the one whose hash the manifest holds."""
-    known = manifest.get("weights_sha256")
-    if not isinstance(known, dict) or not known:
-        return
-    for name, found in weight_hashes(folder).items():
-        if known.get(name, found) != found:
-            logger.warning(
-                "%s is not the file that %s was written for (its SHA-256 differs), so what that says of the training "
-                "may not hold: take both again from where the model came from.",
-                folder / name,
-                MANIFEST_NAME,
-            )
+    """Warn if a weight file is not the one whose hash the manifest holds, or was not when the pipeline was saved."""
+    for name in manifest.get("weights_changed") or []:
+        logger.warning(
+            "%s is not the file that %s was written for (its SHA-256 differs), so what that says of the training "
+            "may not hold: take both again from where the model came from.",
+            folder / name,
+            MANIFEST_NAME,
+        )

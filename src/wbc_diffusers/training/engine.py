@@ -96,10 +96,8 @@ class Trainer:
         )
         if recipe.evaluate_every is not None and judge is None and self.accelerator.is_main_process:
             raise ValueError("The recipe's evaluate_every needs a judge, as `wbc train` brings one: set it null.")
-        if recipe.push_to_hub and self.accelerator.is_main_process:
-            if hub is None:
-                raise ValueError("The recipe's push_to_hub needs a hub, as `wbc train` brings one: set it false.")
-            hub.reserve()
+        if recipe.push_to_hub and hub is None and self.accelerator.is_main_process:
+            raise ValueError("The recipe's push_to_hub needs a hub, as `wbc train` brings one: set it false.")
         if self.accelerator.distributed_type in _SHARDED:
             raise ValueError(
                 f"accelerate was told to use {self.accelerator.distributed_type.value}, but these models are trained "
@@ -133,6 +131,8 @@ class Trainer:
         self.resumed_from = checkpoint
         if checkpoint is not None:
             self._resume(checkpoint)
+        if recipe.push_to_hub and hub is not None:
+            hub.reserve()  # last, since it makes a repository
         self.stop = StopSignal()
 
     # -- set-up ------------------------------------------------------------------------------------------------------

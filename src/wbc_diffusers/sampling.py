@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from wbc_diffusers.data.manifest import check_manifest, public_name
 from wbc_diffusers.pipelines import WBCDDIMPipeline, WBCGANPipeline, load_pipeline
-from wbc_diffusers.solvers import as_solver, name_of
+from wbc_diffusers.solvers import SOLVERS, as_solver, name_of
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What the network runs in, by mixed precision."""
@@ -25,6 +26,16 @@ def revision_of(network: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def config_hash_of(parts: Sequence[Any]) -> str:
+    """A hash of what the weights don't say: how network and scheduler are built."""
+    configs = []
+    for part in parts:
+        # A swapped scheduler drags the options of the class before it along.
+        own = inspect.signature(type(part).__init__).parameters
+        configs.append({name: value for name, value in part.config.items() if name in own})
+    return hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(kw_only=True)
@@ -67,7 +78,7 @@ class Sampler(ABC):
         grade = str(self.depicted.get("grade", ""))
         return {
             "revision": revision_of(self.network),
-            "config": self._config_hash(),
+            "config": config_hash_of([getattr(self.pipe, name) for name in self.parts]),
             **self._own_settings(),
             "contrast": self.contrast,
             "abnormality": str(self.depicted.get("abnormality", "")),
@@ -109,15 +120,6 @@ class Sampler(ABC):
 
     def _manifest(self, part: str) -> dict[str, Any]:
         return (self.pipe.training_manifest or {}).get(part, {})
-
-    def _config_hash(self) -> str:
-        """A hash of what the weights don't say: how network and scheduler are built."""
-        configs = []
-        for part in (getattr(self.pipe, name) for name in self.parts):
-            # A swapped scheduler drags the options of the class before it along.
-            own = inspect.signature(type(part).__init__).parameters
-            configs.append({name: value for name, value in part.config.items() if name in own})
-        return hashlib.sha256(json.dumps(configs, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(kw_only=True)
@@ -205,6 +207,15 @@ class GANSampler(Sampler):
 
 SAMPLERS: dict[type, type[Sampler]] = {WBCDDIMPipeline: DDIMSampler, WBCGANPipeline: GANSampler}
 """The sampler of each kind of pipeline."""
+
+
+def has_made(pipe: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a pipeline is the one whose images have these settings: of its weights, and built as it is."""
+    network, *others = (getattr(pipe, name) for name in SAMPLERS[type(pipe)].parts)
+    hashes = {config_hash_of([network, *others])}
+    if others and settings.get("solver") in SOLVERS:
+        hashes.add(config_hash_of([network, as_solver(others[0], settings["solver"])]))
+    return settings.get("revision") == revision_of(network) and settings.get("config") in hashes
 
 
 def load_sampler(

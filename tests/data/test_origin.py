@@ -248,3 +248,11 @@ def test_copies_lose_what_the_page_says_they_lose(tmp_path: Path) -> None:
     assert {name for name, origin in told.items() if origin.trained} == {"cell.png", "with.jpg", "with.webp"}
     assert {name for name, origin in told.items() if origin.settings} == {"cell.png"}
     assert read_origin(drawn_again) == Origin(None, None, {})
+
+
+def test_long_texts_are_read_at_once(tmp_path: Path) -> None:
+    # Each letter was once looked at from each letter before it, which for these would take hours.
+    info = PngInfo()
+    info.add_text("note", "a" * 1_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "long.png", pnginfo=info)
+    assert read_origin((tmp_path / "long.png").read_bytes()).source_type is None

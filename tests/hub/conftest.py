@@ -15,7 +15,7 @@ from wbc_diffusers import (
     WBCGANPipeline,
     WBCGenerator,
 )
-from wbc_diffusers.sampling import revision_of
+from wbc_diffusers.sampling import DDIMSampler
 from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe
 
 ROW: dict[str, Any] = {
@@ -72,6 +72,7 @@ def gan(tmp_path: Path) -> Path:
 @pytest.fixture
 def judged(model: Path, tmp_path: Path) -> Path:
     """An evaluation of images of the model, as `wbc evaluate` writes it."""
+    made = DDIMSampler(pipe=WBCDDIMPipeline.from_pretrained(model), solver="dpm++_sde")
     rows = [
         {**ROW, "measure": "fid", "encoder": "inception-v3", "value": 34.512, "low": 31.04, "high": 37.9, "floor": 17.5,
          "value_at_floor": 41.2},
@@ -89,8 +90,7 @@ def judged(model: Path, tmp_path: Path) -> Path:
         "schema_version": 1,
         "wbc_diffusers": "0.1.0",
         "seed": 3,
-        "generated_by": {"revision": revision_of(WBCDDIMPipeline.from_pretrained(model).unet), "steps": 20,
-                         "solver": "dpm++_sde", "eta": 0.0, "contrast": None, "seeds": [10000, 10999]},
+        "generated_by": {**made.settings(), "seeds": [10000, 10999]},
         "sets": [
             {"role": "real", "folder": "validation", "images": 320, "repeated": 0},
             {"role": "generated", "folder": "synthetic", "images": 1000, "repeated": 0},

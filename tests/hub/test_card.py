@@ -1,5 +1,6 @@
 """Cards: figures that were measured and of which model, what was not, and nothing that tells about a patient."""
 
+import ast
 import json
 import shutil
 from dataclasses import fields
@@ -14,7 +15,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from wbc_diffusers import WBCDDIMPipeline
 from wbc_diffusers.cli import main
 from wbc_diffusers.evaluation.rows import Row
-from wbc_diffusers.hub.card import CardError, Statement, build_card
+from wbc_diffusers.hub.card import Statement, build_card
+from wbc_diffusers.hub.judged import CardError
 
 
 def table(card: ModelCard, heading: str) -> dict[str, list[str]]:
@@ -125,7 +127,7 @@ def test_folder_without_manifest_says_that_nobody_knows(model):
     ("changes", "message"),
     [
         ({"generated_by": None}, "does not say which model its images are of"),
-        ({"generated_by": {"revision": "0" * 16}}, "of a model with revision 0{16}, and this one has [0-9a-f]{16}"),
+        ({"generated_by": {"revision": "0" * 16}}, "is of images of another model .revision 0{16}, config None"),
         ({"schema_version": 2}, "has schema_version 2, and this version of the package reads evaluations of 1"),
         ({"rows": None}, "is no evaluation as `wbc evaluate` writes it"),
         ({"rows": [{"measure": "fid"}]}, "is no evaluation as `wbc evaluate` writes it"),
@@ -137,6 +139,65 @@ def test_folder_without_manifest_says_that_nobody_knows(model):
 def test_evaluation_of_another_model_is_refused(model, judged, changes, message):
     with pytest.raises(ValueError, match=message):
         build_card(model, changed(judged, **changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "option", "value"),
+    [("scheduler/scheduler_config.json", "prediction_type", "sample"), ("unet/config.json", "recurrence_steps", 1)],
+)
+def test_evaluation_of_a_model_that_was_built_otherwise_is_refused(model, judged, file, option, value):
+    build_card(model, judged)
+    built = json.loads((model / file).read_text())
+    assert built.get(option) != value
+    changed(model / file, **{option: value})
+    with pytest.raises(CardError, match="is of images of another model"):
+        build_card(model, judged)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": "x | y\n<script>"},
+        {"n_real": "1\n# H"},
+        {"n_real": -5},
+        {"value": True},
+        {"value": 10**400},
+        {"measure": None},
+    ],
+)
+def test_figure_that_is_none_is_refused(model, judged, changes):
+    rows = json.loads(judged.read_text())["rows"]
+    with pytest.raises(ValueError, match="is no evaluation as `wbc evaluate` writes it"):
+        build_card(model, changed(judged, rows=[{**rows[0], **changes}]))
+
+
+def test_names_and_values_are_no_markup(model, judged, tmp_path):
+    manifest = json.loads((model / "training_manifest.json").read_text())
+    manifest["recipe"] |= {"where": {"abnormality": "x | y\n\n# Evil <script>"}, "name": "a`b", "resolution": "6\n# H"}
+    changed(model / "training_manifest.json", recipe=manifest["recipe"])
+    folder = model.rename(tmp_path / 'q"); import os #')
+    text = build_card(folder, judged).text
+    assert "<script>" not in text.replace("\\<script\\>", "")
+    assert len([line for line in text.splitlines() if line.startswith("# ")]) == 1
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "import os #" in ast.parse(code).body[2].value.args[0].value  # all of it is one string
+
+
+def test_phantoms_are_not_called_real_cells(model, judged):
+    sets = json.loads(judged.read_text())["sets"]
+    assert "phantoms" not in build_card(model, judged).text
+    changed(judged, sets=[{**each, "source_type": "algorithmicMedia"} for each in sets])
+    assert "drawn by a program (phantoms): nothing of this was measured on real cells" in build_card(model, judged).text
+
+
+def test_licence_is_one_that_the_hub_knows_the_form_of():
+    with pytest.raises(CardError, match=r"'CC0 1\.0' is no licence as the hub calls them: give its identifier"):
+        Statement(licence="CC0 1.0")
+
+
+def test_name_with_a_slash_is_no_id_of_a_dataset(model):
+    data = build_card(model, said=Statement(dataset="PBC, doi 10.17632/snkd93bnjr.1")).data.to_dict()
+    assert "datasets" not in data
 
 
 def test_weights_that_the_manifest_does_not_know_get_no_card(model, tmp_path):

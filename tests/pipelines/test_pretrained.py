@@ -440,7 +440,18 @@ def test_index_of_no_class_is_refused(pipe, folder, kind):
             load(folder)
 
 
-@pytest.mark.parametrize("place", ["DDIMScheduler", ["diffusers"], ["diffusers", "NoSuch"], [None, None], None])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "DDIMScheduler",
+        ["diffusers"],
+        ["diffusers", "utils"],
+        ["diffusers", "DDIMPipeline"],
+        ["diffusers", "NoSuch"],
+        [None, None],
+        None,
+    ],
+)
 def test_index_that_names_no_class_is_refused(pipe, folder, place):
     text = (folder / "model_index.json").read_text()
     optional = {"discriminator"} if place in (None, [None, None]) else set()

@@ -14,7 +14,8 @@ DatasetLicence = Annotated[str | None, typer.Option("--dataset-license", help="L
 BaseModel = Annotated[str | None, typer.Option(help="Id of the model that it was fine-tuned from.")]
 Notes = Annotated[Path | None, typer.Option(help="Text file: known failures, and what else a reader must know.")]
 Evaluated = Annotated[
-    Path | None, typer.Option(help="evaluation.json of images of this model; the folder's own if left out.")
+    Path | None,
+    typer.Option(help="evaluation.json of images of this model; the folder's own if left out."),
 ]
 
 
@@ -41,7 +42,7 @@ def card(
         raise FileExistsError(f"{path} is there: give --overwrite, or another --out.")
     logging.disable_progress_bar()
     said = statement(licence, dataset, dataset_licence, base_model, notes)
-    made = build_card(model, evaluation, said, repo_id=repo_id)
+    made = build_card(model, evaluation, said, repo_id=repo_id, has_samples=repo_id is not None)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, made.content.encode())
     typer.echo(f"Wrote {path}.")

@@ -29,12 +29,14 @@ def publish(
     """
     from diffusers.utils import logging
 
-    from wbc_diffusers.hub.publish import listing, pack
     from wbc_diffusers.hub.publish import publish as send
+    from wbc_diffusers.hub.shipment import listing, pack
 
     logging.disable_progress_bar()
     said = statement(licence, dataset, dataset_licence, base_model, notes)
     shipment = pack(model, repo_id, evaluation, said, samples=samples)
+    for note in shipment.notes:
+        typer.echo(note, err=True)
     if dry_run:
         typer.echo(listing(shipment))
         if shipment.left_out:

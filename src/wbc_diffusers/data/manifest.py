@@ -10,7 +10,7 @@ from typing import Any
 from wbc_diffusers import __version__
 
 SCHEMA_VERSION = 1
-_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
+_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
 _HASHES = {"image_pixel_sha256": 64, "image_perceptual_hash": 16}
 """Lists of hashes, and the hexadecimal digits of each."""
 _PACKAGES = ("torch", "diffusers", "accelerate", "transformers", "datasets", "safetensors", "numpy", "pillow")
@@ -23,11 +23,18 @@ def check_manifest(manifest: Any, place: str) -> dict[str, Any]:
         ValueError: If it is no manifest of a schema that this version reads, or a part of it is of another type.
     """
     check_schema(manifest, place)
-    parts: dict[str, Any] = {"recipe": {}, "training": {}, "parents": [], **{name: [] for name in _HASHES}}
+    parts: dict[str, Any] = {
+        "recipe": {},
+        "training": {},
+        "versions": {},
+        "parents": [],
+        **{name: [] for name in _HASHES},
+    }
     whole = {**parts, **manifest}
     for name, empty in parts.items():
         _check_kind(place, name, whole[name], type(empty))
     _check_kind(place, "recipe.where", whole["recipe"].get("where") or {}, dict)
+    _check_kind(place, "recipe.pretrained", whole["recipe"].get("pretrained") or "", str)
     _check_kind(place, "training.classes", whole["training"].get("classes") or [], list)
     for parent in whole["parents"]:
         _check_kind(place, "parent", parent, dict)

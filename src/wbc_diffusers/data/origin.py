@@ -80,8 +80,8 @@ def find_origin(image: Image.Image, data: bytes = b"") -> Origin:
     # XMP may be UTF-16 (zero bytes between letters); compressed PNG text is only in `info`.
     texts = [v.encode("utf-8", "replace") if isinstance(v, str) else v for v in image.info.values()]
     blob = b"\n".join([data, *(v for v in texts if isinstance(v, bytes))]).replace(b"\0", b"")
-    types = [match.decode() for match in re.findall(rb"digitalsourcetype/([A-Za-z]+)", blob)]
-    loose = re.search(rb"(?i)[A-Za-z]*trainedAlgorithmicMedia", blob)
+    types = [match.decode() for match in re.findall(rb"digitalsourcetype/([A-Za-z]{1,80})", blob)]
+    loose = re.search(rb"(?i)[A-Za-z]{0,40}trainedAlgorithmicMedia", blob)
     if loose:
         types.insert(0, loose.group().decode())
     found = _CREATOR.search(blob)

@@ -11,7 +11,7 @@ from wbc_diffusers import __version__
 from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
-from wbc_diffusers.evaluation.images import ImageSet
+from wbc_diffusers.evaluation.images import ImageSet, load
 from wbc_diffusers.evaluation.leaks import Leaks
 from wbc_diffusers.generation import settings_of
 
@@ -57,6 +57,7 @@ def _set(images: ImageSet) -> dict[str, Any]:
         "repeated": images.repeated,
         "width": images.width,
         "height": images.height,
+        "source_type": load(images.paths[0]).origin.source_type,
     }
 
 

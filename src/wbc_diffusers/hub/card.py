@@ -1,28 +1,28 @@
 """The card of a model: what it is, for whom, from what, and every figure that was measured of it; the others say so."""
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.manifest import check_manifest
-from wbc_diffusers.evaluation.record import SCHEMA_VERSION
 from wbc_diffusers.evaluation.rows import MEANINGS, Row, figure
+from wbc_diffusers.hub.judged import EVALUATION_NAME, CardError, read_evaluation, row_of
 from wbc_diffusers.pages import percent
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, manifest_for, read_manifest, weight_hashes
-from wbc_diffusers.pipelines.pretrained import load_pipeline, read_index
+from wbc_diffusers.pipelines.pretrained import PIPELINES, load_pipeline, read_index
 from wbc_diffusers.sampling import SAMPLERS, revision_of
 from wbc_diffusers.shelves import find_entry
 from wbc_diffusers.training.recipe import load_recipe
 
 CARD_NAME = "README.md"
-EVALUATION_NAME = "evaluation.json"
 SAMPLES_NAME = "samples.png"
 NOT_MEASURED = "not measured"
 
@@ -47,6 +47,8 @@ _NAMES = {
 }
 """The measures that a card tells, in words; the evaluation's page has more."""
 
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
 _SHARES = ("share_", "copies", "authenticity")
 
 _RECIPE_FIELDS = (
@@ -55,10 +57,6 @@ _RECIPE_FIELDS = (
     "ema_decay", "mixed_precision", "random_flip", "random_turn", "seed", "model", "generator", "discriminator",
     "scheduler", "solver",
 )  # fmt: skip
-
-
-class CardError(ValueError):
-    """A card that would say what nobody knows to be true of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +77,13 @@ class Statement:
     base_model: str | None = None
     notes: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.licence is not None and not re.fullmatch(r"[a-z0-9.-]+", self.licence):
+            raise CardError(
+                f"{self.licence!r} is no licence as the hub calls them: give its identifier, such as cc-by-4.0, "
+                "apache-2.0 or other."
+            )
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -98,7 +103,7 @@ def build_card(
     *,
     repo_id: str | None = None,
     has_samples: bool = False,
-    revision: str | None = None,
+    pipe: Any = None,
 ) -> ModelCard:
     """Make the card of a pipeline folder.
 
@@ -108,7 +113,7 @@ def build_card(
         said: What no file says.
         repo_id: Where the model is, or will be, published; the folder's name stands for it if left out.
         has_samples: Whether a sheet of samples will lie beside the card, though none does now.
-        revision: That of the weights, where it is known: they are not loaded then.
+        pipe: The pipeline of the folder, where it is loaded already.
 
     Raises:
         CardError: If the evaluation is of another model, or nobody knows of which, or the weights are not those that
@@ -122,10 +127,11 @@ def build_card(
     manifest = check_weights(folder)
     own = folder / EVALUATION_NAME
     path = evaluation or (own if own.is_file() else None)
-    if has_weights and revision is None:
+    if has_weights and pipe is None:
         pipe = load_pipeline(folder)
-        revision = revision_of(getattr(pipe, SAMPLERS[type(pipe)].parts[0]))
-    judged = None if path is None else read_evaluation(path, revision)
+    if index["_class_name"] not in PIPELINES:
+        raise CardError(f"{folder} is a {index['_class_name']}: a card is for one of {', '.join(PIPELINES)}.")
+    judged = None if path is None else read_evaluation(path, pipe)
     recipe = _recipe(folder.resolve().name, manifest)
     name = (repo_id or folder.resolve().name).split("/")[-1]
     rows = [] if judged is None else _told(judged)
@@ -135,7 +141,7 @@ def build_card(
         pipeline=index["_class_name"],
         is_gan="GAN" in index["_class_name"],
         has_weights=has_weights,
-        revision=revision,
+        revision=None if pipe is None else revision_of(getattr(pipe, SAMPLERS[type(pipe)].parts[0])),
         recipe=recipe,
         fields=[(field, recipe[field]) for field in _RECIPE_FIELDS if recipe.get(field) not in (None, {}, "")],
         shown=_shown(recipe),
@@ -151,76 +157,6 @@ def build_card(
     )  # fmt: skip
     data = _metadata(name, index["_class_name"], recipe, said, rows, judged)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
-def read_evaluation(path: Path, revision: str | None) -> dict[str, Any]:
-    """Read `evaluation.json`, which must be of images of the weights with this revision; without the names of files.
-
-    Names of real images may tell about patients, and what is read here is to be published.
-
-    Raises:
-        CardError: If it is of another model, or does not say of which.
-        ValueError: If it is no evaluation, or of an unknown schema.
-        OSError: If there is no such file.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): evaluate anew.") from error
-    version = found.get("schema_version") if isinstance(found, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema_version {version!r}, and this version of the package reads evaluations of "
-            f"{SCHEMA_VERSION}: evaluate anew, or update the package."
-        )
-    made_by = found.get("generated_by")
-    if not isinstance(made_by, dict):
-        raise CardError(
-            f"{path} does not say which model its images are of, so its figures can't stand on a card: evaluate a "
-            "folder that `wbc generate` made."
-        )
-    if revision is None or made_by.get("revision") != revision:
-        raise CardError(
-            f"{path} is of images of a model with revision {made_by.get('revision')}, and this one has {revision}: "
-            "generate images with it, and evaluate those."
-        )
-    try:
-        return _for_the_public(found)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{path} is no evaluation as `wbc evaluate` writes it ({error}): evaluate anew.") from error
-
-
-def _for_the_public(found: dict[str, Any]) -> dict[str, Any]:
-    """What of an evaluation anybody may see, by name, so that nothing new is published unasked."""
-    seeds = found["generated_by"]["seeds"]
-    copies = found["copies"]
-    return {
-        **{key: found[key] for key in ("schema_version", "wbc_diffusers", "seed", "processing")},
-        "notes": [str(note) for note in found["notes"]],
-        "generated_by": {**found["generated_by"], "seeds": [int(seeds[0]), int(seeds[1])]},
-        "sets": [{key: each[key] for key in ("role", "folder", "images", "repeated")} for each in found["sets"]],
-        "leaks": [{**each, "exact": len(each["exact"]), "near": len(each["near"])} for each in found["leaks"]],
-        "rows": [asdict(_row(each)) for each in found["rows"]],
-        "encoders": [
-            {key: each[key] for key in ("encoder", "weights_sha256", "features")} for each in found["encoders"]
-        ],
-        "copies": None if copies is None else {by: _search(copies[by]) for by in ("pixels", "features")},
-    }
-
-
-def _row(found: dict[str, Any]) -> Row:
-    """A row, whose figures are numbers or None."""
-    row = Row(**{field.name: found[field.name] for field in fields(Row)})
-    for figure_of in (row.value, row.low, row.high, row.floor, row.value_at_floor):
-        if figure_of is not None and (not isinstance(figure_of, int | float) or not isfinite(figure_of)):
-            raise TypeError(f"{row.measure} is {figure_of!r}")
-    return row
-
-
-def _search(found: dict[str, Any]) -> dict[str, Any]:
-    """A search for copies, without the names of what it found."""
-    estimates = ("false_alarms", "found_of_all", "beyond", "excess")
-    return {key: found[key] for key in ("threshold", *estimates, "copies_at_most", "held_out")}
 
 
 def check_weights(folder: Path) -> dict[str, Any] | None:
@@ -269,7 +205,7 @@ def _shown(recipe: dict[str, Any]) -> str:
 
 def _told(judged: dict[str, Any]) -> list[Row]:
     """The rows that a card tells."""
-    rows = [_row(each) for each in judged["rows"]]
+    rows = [row_of(each) for each in judged["rows"]]
     return [row for row in rows if row.key in _NAMES and row.value is not None]
 
 
@@ -295,6 +231,18 @@ def _value(row: Row, value: float | None) -> str:
     return percent(value) if row.key.startswith(_SHARES) else figure(value)
 
 
+def figures_of(card: ModelCard) -> dict[str, float]:
+    """The measured figures in a card's metadata, by measure."""
+    index = card.data.to_dict().get("model-index")
+    found = model_index_to_eval_results(index)[1] if index else []
+    return {each.metric_type: each.metric_value for each in found}
+
+
+def figures_in(judged: dict[str, Any] | None) -> dict[str, float]:
+    """The figures that a card of an evaluation has."""
+    return {} if judged is None else {row.measure: row.value for row in _told(judged)}
+
+
 def _metadata(
     name: str,
     pipeline: str,
@@ -305,11 +253,12 @@ def _metadata(
 ) -> ModelCardData:
     """The block at the head of the card, which the hub reads."""
     parent = said.base_model or recipe.get("pretrained")
+    dataset = said.dataset if said.dataset and _REPOSITORY.fullmatch(said.dataset) else None
     results = [
         EvalResult(
             task_type="unconditional-image-generation",
-            dataset_type=said.dataset if said.dataset and "/" in said.dataset else "not-published",
-            dataset_name=f"{row.n_real} real cells ({judged['sets'][0]['folder']})",
+            dataset_type=dataset or "not-published",
+            dataset_name=f"{row.n_real} images ({judged['sets'][0]['folder']})",
             metric_type=row.measure,
             metric_name=_NAMES[row.key],
             metric_value=row.value,
@@ -328,8 +277,8 @@ def _metadata(
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         tags=["wbc-diffusers", *kind, *subject, "haematology", "white-blood-cells", "medical", "synthetic-data"],
-        base_model=parent if said.base_model or "/" in (parent or "") else None,
-        datasets=[said.dataset] if said.dataset and "/" in said.dataset else None,
+        base_model=parent if said.base_model or _REPOSITORY.fullmatch(parent or "") else None,
+        datasets=[dataset] if dataset else None,
         metrics=sorted({row.measure for row in rows}) or None,
         eval_results=results or None,
     )

@@ -28,10 +28,10 @@ def image_uri(image: Image.Image, source_type: str | None = None) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with a decimal below ten; "" for NaN."""
+    """A share in percent, with a decimal below ten, and where it would else round to all; "" for NaN."""
     if isnan(share):
         return ""
-    return f"{100 * share:.1f} %" if abs(share) < 0.0995 else f"{100 * share:.0f} %"
+    return f"{100 * share:.1f} %" if abs(share) < 0.0995 or 0.9945 < share < 1.0 else f"{100 * share:.0f} %"
 
 
 def new_chart(width: float = 6.0, height: float = 2.8) -> "tuple[Figure, Any]":

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "training_manifest.json"
 OUTPUT_TYPES = ("pil", "np", "pt")
+_PUSH_OPTIONS = ("push_to_hub", "repo_id", "commit_message", "private", "token", "create_pr")
 
 
 def truncated(latents: Tensor, truncation: float) -> Tensor:
@@ -217,7 +218,13 @@ class WBCGANPipeline(DiffusionPipeline):
                 f"{type(self).__name__} is saved in safetensors only: leave safe_serialization=True and "
                 "use_flashpack=False."
             )
+        self._there_before = weight_states(Path(save_directory))
+        push = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
         super().save_pretrained(str(save_directory), safe_serialization=True, **kwargs)
+        if push.pop("push_to_hub", False):
+            # By way of a folder of its own: what else lies in this one, such as images, is nobody's business.
+            repo_id = push.pop("repo_id", Path(save_directory).resolve().name)
+            self.push_to_hub(repo_id, variant=kwargs.get("variant"), **push)
 
     def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json, the code of the classes, and the manifest with the hashes of the weights there.
@@ -233,17 +240,15 @@ class WBCGANPipeline(DiffusionPipeline):
         manifest = self._find_manifest()
         folder.mkdir(parents=True, exist_ok=True)
         if manifest is not None:
-            # Anew: another precision or variant makes other files.
-            text = json.dumps({**manifest, "weights_sha256": weight_hashes(folder)}, indent=1)
+            text = json.dumps({**manifest, "weights_sha256": self._hashes_to_tell(folder, manifest)}, indent=1)
             (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
         for part, (name, code) in self._shipped_code().items():
             (folder / part).mkdir(exist_ok=True)
             (folder / part / f"{name}.py").write_bytes(code)
-        for path in (folder / part / "config.json" for part in self._registered()):
-            if path.is_file():
-                # diffusers writes where the part was loaded from, which may tell about the user.
-                config = {key: value for key, value in read_object(path).items() if key != "_name_or_path"}
-                path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in (path for part in self._registered() for path in (folder / part).glob("*config.json")):
+            # diffusers writes where the part was loaded from, which may tell about the user.
+            config = {key: value for key, value in read_object(path).items() if key != "_name_or_path"}
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         super().save_config(str(folder), push_to_hub=push_to_hub, **kwargs)
 
     def to_json_string(self) -> str:
@@ -290,6 +295,17 @@ class WBCGANPipeline(DiffusionPipeline):
             if found[part] is None and cls.__module__.partition(".")[0] not in ("builtins", "diffusers"):
                 logger.warning("%s is defined in no file that could be shipped: the folder won't load without it.", cls)
         return {part: code for part, code in found.items() if code is not None}
+
+    def _hashes_to_tell(self, folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
+        """Hashes of the weights that were just written, and of others of the same training, such as a variant."""
+        before, now = getattr(self, "_there_before", {}), weight_states(folder)
+        written = {name for name, state in now.items() if before.get(name) != state}
+        earlier = read_manifest(folder) or {}
+        own = ("weights_sha256", "weights_changed")
+        same = {k: v for k, v in earlier.items() if k not in own} == {k: v for k, v in manifest.items() if k not in own}
+        known = earlier.get("weights_sha256") or {} if same else {}
+        hashes = weight_hashes(folder)
+        return {name: found for name, found in hashes.items() if name in written or known.get(name) == found}
 
     def _find_manifest(self) -> dict[str, Any] | None:
         """The manifest that came with the pipeline, None if none did; it marks weights that are not those it names."""
@@ -360,7 +376,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a file of a pipeline folder that holds a JSON object, or raise ValueError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): take it again from where the model came from.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object: take it again from where the model came from.")
@@ -374,6 +390,12 @@ def weight_hashes(folder: Path) -> dict[str, str]:
         with path.open("rb") as file:
             hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
+
+
+def weight_states(folder: Path) -> dict[str, tuple[int, ...]]:
+    """What changes where a weight file of a pipeline folder is written anew, by the paths in it."""
+    states = {path.relative_to(folder).as_posix(): path.stat() for path in folder.glob("*/*.safetensors")}
+    return {name: (state.st_ino, state.st_mtime_ns, state.st_size) for name, state in states.items()}
 
 
 def is_integer(value: object) -> bool:

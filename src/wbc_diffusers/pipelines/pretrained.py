@@ -198,6 +198,10 @@ def _is_pair(place: Any) -> bool:
     return isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
 
 
+def _is_a(found: Any, kind: type) -> bool:
+    return isinstance(found, type) and issubclass(found, kind)
+
+
 def components_of(cls: type[DiffusionPipeline]) -> set[str]:
     """The names of a pipeline's components, optional ones among them."""
     return set(cls._get_signature_keys(cls)[0])
@@ -215,7 +219,8 @@ def _check_index(
         place: Any = index.get(part)
         if part in cls._optional_components and place in (None, [None, None]):
             continue
-        if not _is_pair(place) or (place[0] == "diffusers" and not hasattr(diffusers, place[1])):
+        kind = SchedulerMixin if part == "scheduler" else ModelMixin
+        if not _is_pair(place) or (place[0] == "diffusers" and not _is_a(getattr(diffusers, place[1], None), kind)):
             raise ValueError(
                 f"{folder / 'model_index.json'} says {place!r} of the {part}: a library and a class of it are wanted, "
                 'such as ["diffusers", "DDIMScheduler"]. Take it again from where the model came from, or update '

@@ -98,7 +98,7 @@ def test_sheet_of_samples_carries_its_origin(model, tmp_path):
         assert image.size == (4 * 16 + 3 * 2, 16)
         told = image.info
     assert "trainedAlgorithmicMedia" in told["XML:com.adobe.xmp"]
-    assert (told["wbc:seeds"], told["wbc:steps"]) == ("0 to 3", "20")
+    assert [told[f"wbc:{key}"] for key in ("seeds", "steps", "model")] == ["0 to 3", "20", "lab/cells"]
     # One that lies there may be of anything.
     (model / "samples.png").write_bytes(b"other")
     assert "samples.png" in pack(model, "lab/cells").made
@@ -215,6 +215,7 @@ def test_folder_that_nobody_could_load_is_not_packed(model, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.lowest_too
 def test_published_model_loads_and_is_what_was_packed(lab, model, judged, tmp_path):
     code, out, err = lab.wbc("publish", model, "lab/cells", "--evaluation", judged, "--license", "cc0-1.0", "--private")
     assert code == 0, err
@@ -263,6 +264,7 @@ for token, *arguments in json.loads(sys.argv[1]):
 
 
 @pytest.mark.slow
+@pytest.mark.lowest_too
 def test_what_the_hub_refuses_is_told_in_a_line(lab, model):
     lab.hub.put("lab/taken", model)
     before = lab.hub.files("lab/taken")

@@ -279,6 +279,7 @@ for x in sys.argv[1:]:
 """
 
 
+@pytest.mark.lowest_too
 def test_bad_repositories_are_refused_or_told(world, tmp_path):
     """Pickled, changed and missing parts, other code, an unknown schema: from a repository, in one process."""
     whole = content(world.folders["WBCDDIMPipeline"])

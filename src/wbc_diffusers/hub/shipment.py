@@ -115,7 +115,7 @@ def pack(
     files = [HubFile(each.relative_to(folder).as_posix(), each) for each in paths]
     if judged is not None:
         files.append(HubFile(EVALUATION_NAME, json.dumps(judged, indent=1).encode()))
-    made = {SAMPLES_NAME: lambda: _sheet_of_samples(folder, samples)} if samples else {}
+    made = {SAMPLES_NAME: lambda: _sheet_of_samples(folder, samples, repo_id)} if samples else {}
     card = build_card(folder, path, said, repo_id=repo_id, has_samples=bool(samples), pipe=pipe)
     files.append(_own_card(folder, repo_id, judged, said, revision) or HubFile(CARD_NAME, card.content.encode()))
     for file in files:
@@ -236,7 +236,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _sheet_of_samples(folder: Path, count: int) -> bytes:
+def _sheet_of_samples(folder: Path, count: int, repo_id: str) -> bytes:
     """Cells of the first seeds on one sheet, of each class in turn, as PNG with its origin."""
     pipe: Any = load_pipeline(folder)
     classes = [None]
@@ -248,7 +248,7 @@ def _sheet_of_samples(folder: Path, count: int) -> bytes:
         sampler = load_sampler(str(folder), torch.device("cpu"), class_name=name)
         images += sampler(list(range(each)))
     settings = {key: str(value) for key, value in sampler.settings().items() if value not in (None, "")}
-    marks = {"synthetic": "true", **settings, "seeds": f"0 to {each - 1}"}
+    marks = {"synthetic": "true", "model": repo_id, **settings, "seeds": f"0 to {each - 1}"}
     if classes != [None]:
         marks = {key: value for key, value in marks.items() if key not in ("class_label", "abnormality", "grade")}
         marks["classes"] = ", ".join(map(str, classes))

@@ -231,7 +231,7 @@ assert refused(revision="nowhere") == x + " has no revision nowhere: give one of
 assert torch.equal(weight(cls.from_pretrained(x, local_files_only=True)), weight(plain))
 assert "leave use_safetensors out" in refused(use_safetensors=False)
 cls.from_pretrained(x, use_safetensors=True)
-assert set(cls.from_pretrained(x, device_map="cpu").hf_device_map.values()) == {"cpu"}
+assert cls.from_pretrained(x, device_map="cpu").hf_device_map == "cpu"
 part = getattr(plain, network)
 assert getattr(cls.from_pretrained(x, **{network: part}), network) is part
 if network == "unet":

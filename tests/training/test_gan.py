@@ -298,7 +298,7 @@ def test_a_snapshot_that_does_not_fit_costs_no_update(
 def test_a_sheet_that_does_not_fit_leaves_nothing(
     make: Any, small_gan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, *_: Any) -> None:
+    def full(path: Path, *_: Any, **__: Any) -> None:
         path.write_bytes(b"half a sheet")
         raise OSError(errno.ENOSPC, "No space left on device")
 

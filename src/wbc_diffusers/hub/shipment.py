@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from huggingface_hub import ModelCard
 
@@ -25,8 +24,8 @@ from wbc_diffusers.hub.card import (
 )
 from wbc_diffusers.hub.judged import EVALUATION_NAME, CardError, read_evaluation
 from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, weight_hashes
-from wbc_diffusers.pipelines.pretrained import PIPELINES, components_of, load_pipeline, read_raw_index
-from wbc_diffusers.sampling import SAMPLERS, load_sampler, revision_of
+from wbc_diffusers.pipelines.pretrained import PIPELINES, components_of, is_pair, load_pipeline, read_raw_index
+from wbc_diffusers.sampling import SAMPLERS, revision_of
 
 SAMPLES = 16
 _SAMPLE_COLUMNS = 8
@@ -105,8 +104,9 @@ def pack(
             f"configuration becomes one by `wbc train --config {folder.resolve().name}`, if that is a recipe."
         )
     paths = _parts(folder, index)
-    check_weights(folder)
-    pipe = load_pipeline(folder)
+    manifest = check_weights(folder)
+    pipe: Any = load_pipeline(folder)
+    pipe.training_manifest = manifest
     revision = revision_of(getattr(pipe, SAMPLERS[type(pipe)].parts[0]))
 
     own = folder / EVALUATION_NAME
@@ -115,7 +115,7 @@ def pack(
     files = [HubFile(each.relative_to(folder).as_posix(), each) for each in paths]
     if judged is not None:
         files.append(HubFile(EVALUATION_NAME, json.dumps(judged, indent=1).encode()))
-    made = {SAMPLES_NAME: lambda: _sheet_of_samples(folder, samples, repo_id)} if samples else {}
+    made = {SAMPLES_NAME: lambda: _sheet_of_samples(pipe, samples, repo_id)} if samples else {}
     card = build_card(folder, path, said, repo_id=repo_id, has_samples=bool(samples), pipe=pipe)
     files.append(_own_card(folder, repo_id, judged, said, revision) or HubFile(CARD_NAME, card.content.encode()))
     for file in files:
@@ -164,15 +164,14 @@ def _parts(folder: Path, index: dict[str, Any]) -> list[Path]:
 
 def code_files(index: dict[str, Any]) -> dict[str, str | None]:
     """The code file of each part, None for diffusers' own classes; the pipeline's is that of the empty name."""
-    kind = index.get("_class_name")
-    if not isinstance(kind, list) or kind[-1] not in PIPELINES:
+    kind: Any = index.get("_class_name")
+    if not is_pair(kind) or kind[1] not in PIPELINES:
         raise PublishError(
             f"Its model_index.json says {kind!r} of the pipeline's class, where the file and the name of one of "
             f"{', '.join(PIPELINES)} are wanted: load it by from_pretrained and save it again by save_pretrained."
         )
-    places = {part: index.get(part) for part in components_of(PIPELINES[kind[-1]])}
-    there = {part: place for part, place in places.items() if isinstance(place, list) and place[0] is not None}
-    modules = {"": kind[0], **{part: place[0] for part, place in there.items()}}
+    places: dict[str, Any] = {part: index.get(part) for part in components_of(PIPELINES[kind[1]])}
+    modules = {"": kind[0], **{part: place[0] for part, place in places.items() if is_pair(place)}}
     return {part: None if module == "diffusers" else f"{Path(module).name}.py" for part, module in modules.items()}
 
 
@@ -236,16 +235,17 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(each)
 
 
-def _sheet_of_samples(folder: Path, count: int, repo_id: str) -> bytes:
+def _sheet_of_samples(pipe: Any, count: int, repo_id: str) -> bytes:
     """Cells of the first seeds on one sheet, of each class in turn, as PNG with its origin."""
-    pipe: Any = load_pipeline(folder)
-    classes = [None]
+    classes: list[str | None] = [None]
     if getattr(pipe, "unet", None) is not None and pipe.unet.config.num_class_embeds is not None:
         told = (pipe.training_manifest or {}).get("training", {}).get("classes")
         classes = told or [str(i) for i in range(pipe.unet.config.num_class_embeds)]
+    pipe.set_progress_bar_config(disable=True)
     images, each = [], max(1, count // len(classes))
     for name in classes:
-        sampler = load_sampler(str(folder), torch.device("cpu"), class_name=name)
+        options: dict[str, Any] = {} if name is None else {"class_name": name}
+        sampler = SAMPLERS[type(pipe)](pipe=pipe, **options)
         images += sampler(list(range(each)))
     settings = {key: str(value) for key, value in sampler.settings().items() if value not in (None, "")}
     marks = {"synthetic": "true", "model": repo_id, **settings, "seeds": f"0 to {each - 1}"}

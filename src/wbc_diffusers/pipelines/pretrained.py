@@ -186,14 +186,14 @@ def read_raw_index(folder: Path, name: str) -> dict[str, Any]:
 def _by_installed(index: dict[str, Any]) -> dict[str, Any]:
     """A model_index.json as diffusers reads it where no code is shipped: known classes are those of this package."""
     kind: Any = index.get("_class_name")
-    named = {"_class_name": kind[1] if _is_pair(kind) else kind if isinstance(kind, str) else None}
+    named = {"_class_name": kind[1] if is_pair(kind) else kind if isinstance(kind, str) else None}
     for part, place in index.items():
-        if not part.startswith("_") and _is_pair(place) and place[1] in COMPONENTS:
+        if not part.startswith("_") and is_pair(place) and place[1] in COMPONENTS:
             named[part] = [COMPONENTS[place[1]].__module__, place[1]]
     return {part: place for part, place in {**index, **named}.items() if part != "auto_map"}
 
 
-def _is_pair(place: Any) -> bool:
+def is_pair(place: Any) -> bool:
     """Whether an entry of model_index.json is a module, or the name of a shipped file, and a class."""
     return isinstance(place, list) and len(place) == 2 and all(isinstance(each, str) for each in place)
 
@@ -220,7 +220,7 @@ def _check_index(
         if part in cls._optional_components and place in (None, [None, None]):
             continue
         kind = SchedulerMixin if part == "scheduler" else ModelMixin
-        if not _is_pair(place) or (place[0] == "diffusers" and not _is_a(getattr(diffusers, place[1], None), kind)):
+        if not is_pair(place) or (place[0] == "diffusers" and not _is_a(getattr(diffusers, place[1], None), kind)):
             raise ValueError(
                 f"{folder / 'model_index.json'} says {place!r} of the {part}: a library and a class of it are wanted, "
                 'such as ["diffusers", "DDIMScheduler"]. Take it again from where the model came from, or update '
@@ -281,7 +281,7 @@ def _warn_of_other_code(folder: Path, cls: type[PretrainedPipeline], index: dict
     """Warn if a folder ships other code of a class than what is installed and used."""
     shipped = next(each for each in reversed(cls.__mro__) if each.__name__ == index["_class_name"] or each is cls)
     installed = {
-        part: COMPONENTS[place[1]] for part, place in index.items() if _is_pair(place) and place[1] in COMPONENTS
+        part: COMPONENTS[place[1]] for part, place in index.items() if is_pair(place) and place[1] in COMPONENTS
     }
     for part, known in {"": shipped, **installed}.items():
         code = code_of(known)

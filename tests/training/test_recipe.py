@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from wbc_diffusers.shelves import shelf
-from wbc_diffusers.training.recipe import DDIMRecipe, Recipe, load_recipe, parse_overrides
+from wbc_diffusers.training.recipe import DDIMRecipe, Recipe
+from wbc_diffusers.training.recipe_files import load_recipe, parse_overrides
 
 
 @pytest.mark.parametrize("path", sorted(shelf("training/recipes").glob("*.yaml")), ids=lambda p: p.stem)

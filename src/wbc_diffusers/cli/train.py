@@ -26,7 +26,8 @@ def train(
     them all, with underscores for dashes.
     """
     from wbc_diffusers.shelves import find_entry
-    from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe, load_recipe, parse_overrides
+    from wbc_diffusers.training.recipe import ClassifierRecipe, DDIMRecipe, GANRecipe
+    from wbc_diffusers.training.recipe_files import load_recipe, parse_overrides
 
     path = find_entry(config, "training/recipes", ".yaml")
     recipe_class = type(load_recipe(path))
@@ -43,6 +44,10 @@ def train(
             from wbc_diffusers.training.ddim import train_ddim
 
             done = train_ddim(recipe, data, output, resume, judge, hub)
+        case ClassifierRecipe():
+            from wbc_diffusers.training.classifier import train_classifier
+
+            done = train_classifier(recipe, data, output, resume)
         case _:
             raise AssertionError(f"no training for a {recipe_class.__name__}")
     if not done:
@@ -52,7 +57,7 @@ def train(
             )
         raise typer.Exit(143)
     if _is_main_process():
-        typer.echo(f"Wrote the pipeline folder {output}.")
+        typer.echo(f"Wrote the {'classifier' if recipe.kind == 'classifier' else 'pipeline'} folder {output}.")
 
 
 def _judge(recipe: "Recipe", data: str) -> "Judge | None":

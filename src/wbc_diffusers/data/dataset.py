@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from wbc_diffusers.data.background import Colour, estimate_background, scale_to_background
 from wbc_diffusers.data.check import check_decoded
 from wbc_diffusers.data.images import centre_square, pixel_sha256, to_sample
 from wbc_diffusers.data.loading import column_values
@@ -28,6 +29,9 @@ Batch = dict[str, Tensor]
 class DrawSpec:
     """What is drawn for an image: its augmentation, noise (as large as the image, or `noise_size` numbers), and a
     timestep in [0, num_timesteps).
+
+    `rand_augment` is RandAugment's number of operations and their magnitude (Cubuk et al. 2020); `background` is the
+    colour that the slide is brought to before all else.
     """
 
     resolution: int
@@ -35,6 +39,8 @@ class DrawSpec:
     random_flip: bool = False
     random_turn: bool = False
     noise_size: int | None = None
+    rand_augment: tuple[int, int] | None = None
+    background: Colour | None = None
 
 
 def seed_of(*numbers: int) -> int:
@@ -71,10 +77,23 @@ def draw(pixels: NDArray[np.uint8], spec: DrawSpec, *key: int) -> Batch:
         pixels = np.rot90(pixels, turns)
     if spec.random_flip and flip < 2:
         pixels = pixels[:, ::-1]
+    if spec.rand_augment is not None:
+        pixels = _rand_augmented(pixels, spec.rand_augment, seed_of(*key))
     image = torch.from_numpy(to_sample(np.ascontiguousarray(pixels)))
     timestep = torch.randint(0, spec.num_timesteps, (), generator=generator)
     shape = image.shape if spec.noise_size is None else (spec.noise_size,)
     return {"image": image, "noise": torch.randn(shape, generator=generator), "timestep": timestep}
+
+
+def _rand_augmented(pixels: NDArray[np.uint8], strength: tuple[int, int], seed: int) -> NDArray[np.uint8]:
+    from torchvision.transforms.v2 import RandAugment
+
+    num_ops, magnitude = strength
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    fill = np.median(border, axis=0).tolist()  # black corners are on no slide
+    with torch.random.fork_rng(devices=[]):  # it draws from torch's own generator
+        torch.manual_seed(seed)
+        return np.asarray(RandAugment(num_ops, magnitude, fill=fill)(Image.fromarray(np.ascontiguousarray(pixels))))
 
 
 class CellImages(Dataset[Batch]):
@@ -116,25 +135,23 @@ class CellImages(Dataset[Batch]):
         Raises:
             ValueError: If it cannot be read, is too small, or is not the one that was prepared.
         """
-        image = self._image(index)
+        image = _image(self.data, index)
         if self.prepared_hashes is not None and pixel_sha256(image.convert("RGB")) != self.prepared_hashes[index]:
             raise ValueError(
-                f"Image {self._name(index)} is not the one that `wbc prepare` wrote there, so that the manifest would "
-                "tell another: prepare the folder anew."
+                f"Image {_name(self.data, index)} is not the one that `wbc prepare` wrote there, so that the manifest "
+                "would tell another: prepare the folder anew."
             )
-        return square_pixels(image, self.spec.resolution, self._name(index))
+        pixels = square_pixels(image, self.spec.resolution, _name(self.data, index))
+        return pixels if self.spec.background is None else self._on_background(pixels, index)
 
-    def _image(self, index: int) -> Image.Image:
-        try:
-            image: Image.Image = self.data[index]["image"]
-        except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
+    def _on_background(self, pixels: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        found = estimate_background(pixels)
+        if found is None or self.spec.background is None:
             raise ValueError(
-                f"Image {self._name(index)} cannot be read ({error}): run `wbc prepare`, which sorts such out."
-            ) from error
-        return image
-
-    def _name(self, index: int) -> str:
-        return str(self.data["file_name"][index]) if "file_name" in self.data.column_names else f"number {index}"
+                f"Image {_name(self.data, index)} has no bright background to normalise: leave it out, or set the "
+                "recipe's background null."
+            )
+        return scale_to_background(pixels, found, self.spec.background)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
@@ -144,15 +161,47 @@ class CellImages(Dataset[Batch]):
         return example
 
     def hashes(self) -> list[str]:
-        """Pixel hashes of all images, from the prepared folder's column where there is one.
+        """Pixel hashes of all images; `hashes_of` tells how."""
+        return hashes_of(self.data)
 
-        Raises:
-            RefusedImageError: If an image is marked as made by a trained model.
-            ValueError: If an image cannot be read.
-        """
-        if self.prepared_hashes is not None:
-            return self.prepared_hashes
-        return [_checked_hash(self._image(index), self._name(index)) for index in range(len(self.data))]
+
+def hashes_of(data: Any, *, may_be_generated: bool = False) -> list[str]:
+    """Pixel hashes of all images of a `datasets.Dataset`, from the prepared folder's column where there is one.
+
+    Raises:
+        RefusedImageError: If an image is marked as made by a trained model, unless that may be.
+        ValueError: If an image cannot be read.
+    """
+    if "pixel_sha256" in data.column_names:
+        return list(data["pixel_sha256"])
+    if may_be_generated:
+        return [pixel_sha256(_image(data, index).convert("RGB")) for index in range(len(data))]
+    return [_checked_hash(_image(data, index), _name(data, index)) for index in range(len(data))]
+
+
+def first_by_hash(data: Any, count: int, what: str = "The data") -> Any:
+    """The images with the lowest pixel hashes: the same in every run, as good as drawn, fewer always among more.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if count > len(data):
+        raise ValueError(f"{what} holds {len(data)} images, and {count} are wanted: take fewer, or bring more.")
+    return data.select(np.argsort(np.array(hashes_of(data)), kind="stable")[:count])
+
+
+def _image(data: Any, index: int) -> Image.Image:
+    try:
+        image: Image.Image = data[index]["image"]
+    except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
+        raise ValueError(
+            f"Image {_name(data, index)} cannot be read ({error}): run `wbc prepare`, which sorts such out."
+        ) from error
+    return image
+
+
+def _name(data: Any, index: int) -> str:
+    return str(data["file_name"][index]) if "file_name" in data.column_names else f"number {index}"
 
 
 def _labels(data: Any, column: str, names: Sequence[str] | None) -> tuple[list[int], list[str]]:

@@ -30,7 +30,14 @@ class MissingSplitError(ValueError):
     """A source has no split of the wanted name, or none of its images there is wanted."""
 
 
-def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = None, streaming: bool = False) -> Any:
+def load_cells(
+    source: str,
+    split: str,
+    *,
+    where: Mapping[str, Any] | None = None,
+    streaming: bool = False,
+    may_be_generated: bool = False,
+) -> Any:
     """Load a split of a folder of images, of Parquet files, or of a hub dataset, as a `datasets` object.
 
     A folder of images is read as `wbc prepare` reads it: splits are folders or a column `split`, labels are columns or
@@ -42,6 +49,7 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
         where: Column values that a row must have, such as `{"abnormality": "hypersegmentation", "grade": 2}`. A number
             is compared as a number also where the column holds texts, a class by its name.
         streaming: Whether rows are read as they come, instead of by index.
+        may_be_generated: Whether images of a trained model are taken too, as a classifier takes them.
 
     Raises:
         FileNotFoundError: If there is no such folder, it holds no images, or one that its metadata names is missing.
@@ -50,7 +58,10 @@ def load_cells(source: str, split: str, *, where: Mapping[str, Any] | None = Non
     """
     folder = Path(source)
     in_files = folder.is_dir() and not holds_tables(folder)
-    data = _read_images(folder, split) if in_files else _read_table(source, split, streaming)
+    if in_files:
+        data = _read_images(folder, split, may_be_generated)
+    else:
+        data = _read_table(source, split, streaming, may_be_generated)
     features = data.features
     for column in where or ():
         if column not in features:
@@ -86,7 +97,7 @@ def _wanted(data: Any, where: Mapping[str, Any], most: int = 8) -> str:
     return f" with {words}; it holds {'; '.join(held)}"
 
 
-def _read_images(folder: Path, split: str) -> Any:
+def _read_images(folder: Path, split: str, may_be_generated: bool) -> Any:
     """A split of a folder of image files, by its metadata or the names of its folders."""
     import datasets
 
@@ -115,7 +126,7 @@ def _read_images(folder: Path, split: str) -> Any:
     if all(grade.strip().isdecimal() for grade in columns["grade"]):
         columns["grade"], types["grade"] = [int(grade) for grade in columns["grade"]], datasets.Value("int64")
     for item, row in zip(chosen, rows, strict=True):
-        if says_synthetic(row):
+        if says_synthetic(row) and not may_be_generated:
             check_origin(row, check_image(read_file(item.path or ""), 1), item.name)
     paths = [str(Path(item.path or "").absolute()) for item in chosen]
     files = {"image": paths, "file_name": [item.name for item in chosen]}
@@ -139,7 +150,7 @@ def _labelled(item: Item) -> dict[str, str]:
     return fields
 
 
-def _read_table(source: str, split: str, streaming: bool) -> Any:
+def _read_table(source: str, split: str, streaming: bool, may_be_generated: bool) -> Any:
     """A split of Parquet files or of a hub dataset, its images in the column `image`."""
     import datasets
 
@@ -160,6 +171,8 @@ def _read_table(source: str, split: str, streaming: bool) -> Any:
     if column != "image":
         data = data.rename_column(column, "image")
     data = data.cast_column("image", datasets.Image())
+    if may_be_generated:
+        return data
     if "synthetic" in data.features and streaming:
         return data.filter(_of_no_model, input_columns="synthetic")
     if "synthetic" in data.features:

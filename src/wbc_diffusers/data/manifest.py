@@ -10,6 +10,7 @@ from typing import Any
 from wbc_diffusers import __version__
 
 SCHEMA_VERSION = 1
+MANIFEST_NAME = "training_manifest.json"
 _KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
 _HASHES = {"image_pixel_sha256": 64, "image_perceptual_hash": 16}
 """Lists of hashes, and the hexadecimal digits of each."""

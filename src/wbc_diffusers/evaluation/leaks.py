@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
-from wbc_diffusers.data.manifest import check_manifest
+from wbc_diffusers.data.manifest import MANIFEST_NAME, check_manifest
 from wbc_diffusers.evaluation.images import ImageSet, load
-
-MANIFEST_NAME = "training_manifest.json"
 
 NEAR_BITS = 4
 """Most bits of 64 in which the perceptual hash of a training image, or of its flips and turns, differs from a copy's.

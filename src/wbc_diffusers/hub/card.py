@@ -20,7 +20,7 @@ from wbc_diffusers.pipelines.pipeline_wbc_ddim import MANIFEST_NAME, manifest_fo
 from wbc_diffusers.pipelines.pretrained import PIPELINES, load_pipeline, read_index
 from wbc_diffusers.sampling import SAMPLERS, revision_of
 from wbc_diffusers.shelves import find_entry
-from wbc_diffusers.training.recipe import load_recipe
+from wbc_diffusers.training.recipe_files import load_recipe
 
 CARD_NAME = "README.md"
 SAMPLES_NAME = "samples.png"

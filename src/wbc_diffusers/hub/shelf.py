@@ -13,7 +13,8 @@ from wbc_diffusers.hub.card import Statement, build_card
 from wbc_diffusers.shelves import find_entry, shelf
 from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.gan import GANTask
-from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe, Recipe, load_recipe
+from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe, Recipe
+from wbc_diffusers.training.recipe_files import load_recipe
 from wbc_diffusers.training.task import Task
 
 _NUMBERS = re.compile(r"\[[\s\d.,eE+-]+\]")

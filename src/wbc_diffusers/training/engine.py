@@ -26,9 +26,9 @@ from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, write_whole
-from wbc_diffusers.training.output import LAST_NAME, check_output, only_run
+from wbc_diffusers.training.output import check_output, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
-from wbc_diffusers.training.publishing import BEST_NAME, Hub, Judge, Publisher, Verdict
+from wbc_diffusers.training.publishing import BEST_NAME, Hub, Judge, Publisher, Score, Verdict
 from wbc_diffusers.training.recipe import Recipe
 from wbc_diffusers.training.stopping import StopSignal
 from wbc_diffusers.training.task import Task
@@ -111,16 +111,15 @@ class Trainer:
         if self.accelerator.is_main_process:
             output.mkdir(parents=True, exist_ok=True)
 
-        spec = DrawSpec(recipe.resolution, task.num_timesteps, recipe.random_flip, recipe.random_turn, task.noise_size)
-        self.feed = Feed(
-            recipe,
-            source,
-            spec,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            task.class_names,
-            validate_on_train=task.validates_on_train,
+        spec = DrawSpec(
+            recipe.resolution,
+            task.num_timesteps,
+            recipe.random_flip,
+            recipe.random_turn,
+            task.noise_size,
+            **task.draw_options,
         )
+        self.feed = Feed(recipe, source, spec, self.accelerator.process_index, self.accelerator.num_processes, task)
         task.check_classes(self.feed.class_names)
         self.total_steps = self.feed.total_steps()
         if recipe.snapshot_every_epochs is not None:
@@ -215,10 +214,10 @@ class Trainer:
             if self.accelerator.is_main_process:
                 print(self.feed.in_words(), file=sys.stderr)
             due = self.publisher.snapshot_folder(self.step)
-            if due is not None and not self._all_agree((due / LAST_NAME).is_file()):
+            if due is not None and not self._all_agree((due / self.task.last_file).is_file()):
                 self._write_snapshot(due)  # SIGTERM came at that very update
             done = self._train()
-            if done:
+            if done and not self.publisher.publish_best():
                 self._write_pipeline(self.output)
         self.accelerator.end_training()
         if done and self.recipe.push_to_hub and self.hub is not None:
@@ -242,7 +241,9 @@ class Trainer:
                 last = self.step == self.total_steps
                 stop = self._told_to_stop()
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
-                validate = not stop and recipe.validation_images and (last or self.step % recipe.validate_every == 0)
+                validate = (
+                    not stop and recipe.validation_images != 0 and (last or self.step % recipe.validate_every == 0)
+                )
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
                 judge = not stop and recipe.evaluate_every and (last or self.step % recipe.evaluate_every == 0)
                 snapshot = None if stop else self.publisher.snapshot_folder(self.step)
@@ -356,12 +357,18 @@ class Trainer:
         self.checkpoints.write(self.step, save, is_main=self.accelerator.is_main_process, agree=self._all_agree)
 
     def _validate(self) -> None:
-        if self.feed.has_validation:
-            if self.accelerator.is_main_process:
-                batches = (self._to_device(b) for b in self.feed.validation_batches())
-                with self.stop.cutting_short(), torch.no_grad():
-                    self._log(self.task.validate(self._average_models(), batches))
-            self.accelerator.wait_for_everyone()
+        if not self.feed.has_validation:
+            return
+        verdict: Verdict | None = None
+        if self.accelerator.is_main_process:
+            batches = (self._to_device(b) for b in self.feed.validation_batches())
+            with self.stop.cutting_short(), torch.no_grad():
+                figures = self.task.validate(self._average_models(), batches)
+                self._log(figures)
+                verdict = None if self.task.best_figure is None else Score(figures, figures[self.task.best_figure])
+        self.accelerator.wait_for_everyone()
+        if self.task.best_figure is not None:
+            self._keep_if_best(verdict)
 
     def _draw_samples(self, path: Path) -> None:
         if self.accelerator.is_main_process:
@@ -392,6 +399,10 @@ class Trainer:
                 verdict = self.judge(self.task.samples(self._average_models(), self.judge.count))
             if verdict is not None:
                 self._log(verdict.figures)
+        self._keep_if_best(verdict)
+
+    def _keep_if_best(self, verdict: Verdict | None) -> None:
+        """Write the pipeline of now if the main process's verdict is the best so far."""
         best = verdict is not None and self.publisher.is_best(verdict.score, self.step)
         if self._all_agree(best or not self.accelerator.is_main_process):
             self._write_pipeline(self.output / BEST_NAME, verdict)

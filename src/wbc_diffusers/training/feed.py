@@ -18,9 +18,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from wbc_diffusers.data.dataset import Batch, CellImages, DrawSpec, SeededBatches, StreamedBatches, check_batch_size
-from wbc_diffusers.data.loading import MissingSplitError, load_cells
+from wbc_diffusers.data.loading import MissingSplitError
 from wbc_diffusers.data.parallel import end_with_parent
 from wbc_diffusers.training.recipe import Recipe
+from wbc_diffusers.training.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,7 @@ class Feed:
         spec: What is drawn for an image.
         rank: Number of this process.
         world: Number of processes.
-        class_names: The classes of a model that is trained further; None takes those of the data.
-        validate_on_train: Whether training images do for the validation where there is no split for it.
+        task: What is trained: it loads the images, and may bring the classes of a model that is trained further.
 
     Raises:
         FileNotFoundError: If there is no such source.
@@ -50,9 +50,7 @@ class Feed:
         spec: DrawSpec,
         rank: int,
         world: int,
-        class_names: list[str] | None = None,
-        *,
-        validate_on_train: bool = False,
+        task: Task,
     ) -> None:
         self.recipe, self.spec, self.rank, self.world = recipe, spec, rank, world
         self.stream_state: dict[str, Any] | None = None
@@ -60,7 +58,8 @@ class Feed:
         self._leaving = multiprocessing.RawValue("b", 0)  # shared with the workers, and without a lock
         atexit.register(setattr, self._leaving, "value", 1)
         check_batch_size(recipe.train_batch_size, world, recipe.gradient_accumulation_steps)
-        data = load_cells(source, "train", where=recipe.where, streaming=recipe.streaming)
+        self.task, self.class_column = task, task.class_column or recipe.class_column
+        data = task.load(source, "train")
         self.class_names: list[str] = []
         if recipe.streaming:
             if recipe.class_column is not None:
@@ -70,36 +69,43 @@ class Feed:
             self.stream, self.train = data, None
             self.fingerprint = hashlib.sha256(f"stream {source} {recipe.where}".encode()).hexdigest()
         else:
-            self.stream, self.train = None, CellImages(data, spec, recipe.seed, recipe.class_column, class_names)
+            self.stream, self.train = None, CellImages(data, spec, recipe.seed, self.class_column, task.class_names)
             self.class_names = self.train.class_names
             self.train_hashes = self.train.hashes()
             self.train.pixels(0)
             # The order counts: it is by index that a resumed run finds its images again.
             content = [self.train_hashes, self.train.labels, self.class_names]
             self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        self.validation = self._load_validation(source, data if validate_on_train and not recipe.streaming else None)
+        self.validation = self._load_validation(
+            source, data if task.validates_on_train and not recipe.streaming else None
+        )
 
     def _load_validation(self, source: str, instead: Any) -> CellImages | None:
         """The images held out, or else those given instead, unturned; None if there are none, or none are wanted."""
         self.held_out = True
-        if not self.recipe.validation_images:
+        if self.recipe.validation_images == 0:
             return None
         try:
-            found = load_cells(source, "validation", where=self.recipe.where)
+            found = self.task.load(source, "validation")
         except MissingSplitError as error:
             if instead is None:
                 if self.rank == 0:
                     logger.warning("There will be no validation. %s", error)
                 return None
             found, self.held_out = instead, False
-        plain = replace(self.spec, random_flip=False, random_turn=False)
+        plain = replace(self.spec, random_flip=False, random_turn=False, rand_augment=None)
         try:
-            images = CellImages(found, plain, 0, self.recipe.class_column, self.class_names or None)
+            images = CellImages(found, plain, 0, self.class_column, self.class_names or None)
         except ValueError as error:
             raise ValueError(f"The validation split doesn't fit: {error} Or set validation_images 0.") from error
-        for index in range(min(self.recipe.validation_images, len(images))):
+        for index in range(self._validated(images)):
             images.pixels(index)  # a broken one shows now, not after hours of training
         return images
+
+    def _validated(self, images: CellImages) -> int:
+        """How many images of the validation split are looked at."""
+        wanted = self.recipe.validation_images
+        return len(images) if wanted is None else min(wanted, len(images))
 
     @property
     def has_validation(self) -> bool:
@@ -181,7 +187,7 @@ class Feed:
         """The first images of the validation split, each with the same noise every time."""
         if self.validation is None:
             return
-        count = min(self.recipe.validation_images, len(self.validation))
+        count = self._validated(self.validation)
         size = max(1, min(count, self.recipe.train_batch_size))
         keys = [(0, i) for i in range(count)]
         yield from DataLoader(self.validation, batch_sampler=[keys[i : i + size] for i in range(0, count, size)])

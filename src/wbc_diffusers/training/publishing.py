@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,6 @@ from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.training.checkpoints import CheckpointError
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import move_in
-from wbc_diffusers.training.output import LAST_NAME
 from wbc_diffusers.training.task import Task
 
 BEST_NAME = "best"
@@ -36,6 +36,14 @@ class Verdict(Protocol):
     def score(self) -> float:
         """The lower, the better."""
         ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verdict of the validation."""
+
+    figures: dict[str, float]
+    score: float
 
 
 class Judge(Protocol):
@@ -88,25 +96,53 @@ class Publisher:
             CheckpointError: If it cannot be written.
         """
         hashes, perceptual = (set(gather_object(each)) for each in (self.feed.hashes(), self.feed.perceptual_hashes()))
+
+        def make(partial: Path) -> None:
+            progress = {
+                "steps": step,
+                "seconds": round(seconds, 1),
+                "classes": self.feed.class_names,
+                **self.task.facts,
+            }
+            manifest = build_manifest(
+                self.task.recipe.to_dict(), hashes, perceptual, parent=self.task.parent_manifest, progress=progress
+            )
+            # Copies: files hold contiguous tensors, and an average of another layout than its model is slow.
+            contiguous = {
+                name: deepcopy(model).to(memory_format=torch.contiguous_format) for name, model in averages.items()
+            }
+            self.task.save(contiguous, partial, manifest)
+            if verdict is not None:
+                told = {"step": step, "score": verdict.score, **verdict.figures}
+                (partial / _SCORE_NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+        self._write(folder, make)
+
+    def publish_best(self) -> bool:
+        """Make the best pipeline so far the published one, for a task that chooses so; every process calls it.
+
+        Returns:
+            False if the task chooses no best one, or there was no validation to choose by.
+
+        Raises:
+            CheckpointError: If it cannot be written.
+        """
+        best = self.output / BEST_NAME
+        if self.task.best_figure is None or not self.agree((best / self.task.last_file).is_file()):
+            return False
+        self._write(self.output, lambda partial: shutil.copytree(best, partial))
+        return True
+
+    def _write(self, folder: Path, make: Callable[[Path], object]) -> None:
+        """Move what `make` writes into a folder, the file that makes it whole last; every process calls it."""
         error: Exception | None = None
         if self.is_main:
             partial = self.output / ".partial-pipeline"
             shutil.rmtree(partial, ignore_errors=True)
-            progress = {"steps": step, "seconds": round(seconds, 1), "classes": self.feed.class_names}
-            manifest = build_manifest(
-                self.task.recipe.to_dict(), hashes, perceptual, parent=self.task.parent_manifest, progress=progress
-            )
             try:
-                # Copies: files hold contiguous tensors, and an average of another layout than its model is slow.
-                contiguous = {
-                    name: deepcopy(model).to(memory_format=torch.contiguous_format) for name, model in averages.items()
-                }
-                self.task.save(contiguous, partial, manifest)
-                if verdict is not None:
-                    told = {"step": step, "score": verdict.score, **verdict.figures}
-                    (partial / _SCORE_NAME).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+                make(partial)
                 folder.mkdir(parents=True, exist_ok=True)
-                move_in(partial, folder, last=LAST_NAME)
+                move_in(partial, folder, last=self.task.last_file)
             except Exception as caught:
                 error = caught
                 shutil.rmtree(partial, ignore_errors=True)

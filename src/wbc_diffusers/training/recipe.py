@@ -1,26 +1,24 @@
-"""Recipes: dataclasses with the thesis's values as defaults, YAML files with what differs, overrides by field name."""
+"""Recipes: dataclasses with the thesis's values as defaults."""
 
-import argparse
 import dataclasses
-import difflib
-import math
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self
 
-import yaml
+from wbc_diffusers.data.labels import ABNORMALITIES
+from wbc_diffusers.data.split import SPLITS
+from wbc_diffusers.training.fields import check_fields, plain, read_fields
 
 _ABOVE_ZERO = {
     "resolution", "num_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps",
     "learning_rate", "max_grad_norm", "shuffle_buffer", "checkpoint_every", "keep_checkpoints", "validate_every",
     "sample_every", "sample_steps", "log_every", "snr_gamma", "snapshot_every_epochs", "discriminator_learning_rate",
-    "discriminator_updates", "generator_updates", "evaluate_every", "evaluate_images",
+    "discriminator_updates", "generator_updates", "evaluate_every", "evaluate_images", "max_train_samples", "scale",
+    "mixup_alpha",
 }  # fmt: skip
 _ZERO_OR_MORE = {
     "seed", "weight_decay", "lr_warmup_steps", "num_workers", "validation_images", "sample_images", "r1_weight",
-    "frozen_layers",
+    "frozen_layers", "focal_gamma",
 }  # fmt: skip
 _BELOW_ONE = {"ema_decay", "momentum", "adam_betas"}
 
@@ -57,6 +55,7 @@ class Recipe:
     random_flip: bool = False
     random_turn: bool = False
     where: dict[str, Any] = field(default_factory=dict)
+    max_train_samples: int | None = None
     class_column: str | None = None
     streaming: bool = False
     shuffle_buffer: int = 1000
@@ -64,7 +63,7 @@ class Recipe:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     validate_every: int = 500
-    validation_images: int = 64
+    validation_images: int | None = 64
     sample_every: int = 1000
     sample_images: int = 24
     snapshot_every_epochs: float | None = None
@@ -80,17 +79,13 @@ class Recipe:
     hub_private_repo: bool = False
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        check_fields(self, "recipe")
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if not _fits(value, hints[f.name]):
-                raise ValueError(f"The recipe's {f.name} is {value!r}; it must be {_wanted(hints[f.name])}.")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"The recipe's {f.name} is {value}; it must be a finite number.")
             # Some fields may be null; what is no number was refused above.
             if f.name in _ABOVE_ZERO and value is not None and value <= 0:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be above 0.")
-            if f.name in _ZERO_OR_MORE and value < 0:
+            if f.name in _ZERO_OR_MORE and value is not None and value < 0:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be 0 or more.")
             if f.name == "seed" and value >= 2**63:
                 raise ValueError(f"The recipe's seed is {value}; it must be below 2^63.")
@@ -99,6 +94,8 @@ class Recipe:
             if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
                 raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
 
+        if self.streaming and self.max_train_samples is not None:
+            raise ValueError("The recipe has max_train_samples, which a stream can't choose: set streaming false.")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError(
                 "The recipe has push_to_hub, but no hub_model_id: set it, such as somebody/wbc-neutrophils."
@@ -119,14 +116,7 @@ class Recipe:
         Raises:
             ValueError: If a field is unknown (the nearest known one is named) or a value doesn't fit its field.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f" Did you mean {near[0]}?" if near else f" The fields are {', '.join(sorted(known))}."
-                raise ValueError(f"A {cls.__name__} has no field {name!r}.{hint}")
-        hints = get_type_hints(cls)
-        return cls(**{name: _coerce(value, hints[name]) for name, value in values.items()})
+        return cls(**read_fields(cls, values))
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as it goes into YAML and into the manifest."""
@@ -200,142 +190,94 @@ class GANRecipe(Recipe):
             raise ValueError("A GAN has no gradient checkpointing: set gradient_checkpointing false.")
 
 
-RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe, "gan": GANRecipe}
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe(Recipe):
+    """Training of the classifier that the synthetic images are for; the defaults are the thesis's (section 4.4).
+
+    Class 0 is `normal`: cells without the abnormality. Lists that go by class hold two numbers (normal, abnormal), or
+    three where `grades` are `apart` (normal, grade 1, grade 2).
+
+    `sizes` are the real images of train, validation and test by class, null for all there are, and `synthetic_ratio`
+    synthetic ones for each real one. `scale` multiplies all numbers of images. `synthetic_filter` names the folder of
+    the `classifier` that judges synthetic images, and what it asks of them: a `confidence` in their class, and a
+    `similarity` to the real ones. Validation images of each class count alike, as if the fewer were oversampled.
+    """
+
+    kind: str = "classifier"
+    pretrained: str | None = "google/mobilenet_v2_0.75_160"
+    model: dict[str, Any] = field(default_factory=dict)
+    image_mean: tuple[float, float, float] | None = None
+    image_std: tuple[float, float, float] | None = None
+    num_train_epochs: float = 150.0
+    train_batch_size: int = 32
+    optimizer: Literal["adamw", "adam", "sgd"] = "adam"
+    learning_rate: float = 5e-6
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    ema_decay: float = 0.0
+    validation_images: int | None = None
+    sample_images: int = 0
+    abnormality: str = "hypersegmentation"
+    grades: Literal["merged", "apart"] = "merged"
+    sizes: dict[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
+    synthetic: list[str] = field(default_factory=list)
+    synthetic_ratio: list[float] = field(default_factory=list)
+    synthetic_filter: dict[str, Any] = field(default_factory=dict)
+    real_images: bool = True
+    oversample: bool = False
+    class_weights: bool = False
+    focal_gamma: float | None = None
+    rand_augment: tuple[int, int] | None = None
+    mixup_alpha: float | None = None
+    background: tuple[float, float, float] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are: 2, or 3 with the grades apart."""
+        return 2 if self.grades == "merged" else 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.abnormality not in ABNORMALITIES[1:]:
+            known = ", ".join(ABNORMALITIES[1:])
+            raise ValueError(f"The recipe's abnormality is {self.abnormality!r}; it must be one of {known}.")
+        if strange := self.sizes.keys() - set(SPLITS):
+            raise ValueError(f"The recipe's sizes have {', '.join(sorted(strange))}; they go by {', '.join(SPLITS)}.")
+        for split, counts in self.sizes.items():
+            self._check_by_class(f"sizes of {split}", counts, int | None)
+        if self.synthetic_ratio:
+            self._check_by_class("synthetic_ratio", self.synthetic_ratio, float)
+        if any(self.synthetic_ratio) and not self.synthetic:
+            raise ValueError("The recipe has a synthetic_ratio, but no folders in synthetic: name some, or set it [].")
+        if not self.real_images and not any(self.synthetic_ratio):
+            raise ValueError("The recipe has neither real nor synthetic images: set a synthetic_ratio.")
+        if strange := self.synthetic_filter.keys() - {"classifier", "confidence", "similarity"}:
+            raise ValueError(
+                f"The recipe's synthetic_filter has {', '.join(sorted(strange))}; its parts are classifier, confidence "
+                "and similarity."
+            )
+        if self.synthetic_filter and not isinstance(self.synthetic_filter.get("classifier"), str):
+            raise ValueError("The recipe's synthetic_filter has no classifier: name the folder of one.")
+        unfit: dict[str, Any] = {
+            "sample_images": 0,
+            "evaluate_every": None,
+            "snapshot_every_epochs": None,
+            "class_column": None,
+        }
+        unfit |= {"streaming": False, "push_to_hub": False, "gradient_checkpointing": False, "max_train_samples": None}
+        for field_name, value in unfit.items():
+            if (given := getattr(self, field_name)) != value:
+                raise ValueError(f"A classifier's recipe can't have {field_name} {given}: leave it out.")
+
+    def _check_by_class(self, what: str, given: Any, kind: Any) -> None:
+        fits = isinstance(given, list) and len(given) == self.num_classes
+        if not fits or not all(isinstance(n, kind) and (n is None or n >= 0) for n in given):
+            raise ValueError(
+                f"The recipe's {what} are {given!r}; with grades {self.grades} they must be a list of "
+                f"{self.num_classes} numbers of 0 or more."
+            )
+
+
+RECIPES: dict[str, type[Recipe]] = {"ddim": DDIMRecipe, "gan": GANRecipe, "classifier": ClassifierRecipe}
 """Which recipe class reads a file of which `kind`."""
-
-
-def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a YAML recipe and lay the overrides over it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a mapping with a known `kind`, or a field is unknown or doesn't fit.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}: give a YAML file, or the name of a recipe of the package.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"The recipe {path} is not YAML: {error}") from error
-    if not isinstance(values, dict) or values.get("kind") not in RECIPES:
-        raise ValueError(f"The recipe {path} must be a mapping with kind: one of {', '.join(RECIPES)}.")
-    return RECIPES[values["kind"]].from_dict({"name": path.stem, **values, **(overrides or {})})
-
-
-def override_parser(recipe_class: type[Recipe]) -> argparse.ArgumentParser:
-    """Make the command-line options of a recipe: its fields with dashes, their values written as in YAML."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    hints = get_type_hints(recipe_class)
-    for option, name in _options(recipe_class).items():
-        read = _text_value if str in _alternatives(hints[name]) else _yaml_value
-        parser.add_argument(option, dest=name, type=read)
-    return parser
-
-
-def _options(recipe_class: type[Recipe]) -> dict[str, str]:
-    """The fields by their options; `kind` has none, since it says which class reads the file."""
-    names = [f.name for f in dataclasses.fields(recipe_class) if f.name != "kind"]
-    return {"--" + name.replace("_", "-"): name for name in names}
-
-
-def parse_overrides(recipe_class: type[Recipe], arguments: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
-    """Turn `--learning-rate 1e-4 --random-flip true` into fields of a recipe.
-
-    Args:
-        recipe_class: The recipe.
-        arguments: The command line.
-        others: Options of the command that are no fields, to be named where a misspelt one is near them.
-
-    Raises:
-        ValueError: If an option is no field of the recipe, or lacks a value.
-    """
-    parser = override_parser(recipe_class)
-    parser.exit_on_error = False
-    try:
-        values, unknown = parser.parse_known_args(list(arguments))
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    if unknown:
-        option = unknown[0].split("=")[0]
-        kinds = [kind for kind, other in RECIPES.items() if option in _options(other)]
-        near = difflib.get_close_matches(option, [*others, *_options(recipe_class)], 1)
-        hint = f"Did you mean {near[0]}?" if near else "The options are the recipe's fields with dashes."
-        if kinds:
-            hint = f"It is for a recipe of kind {' or '.join(kinds)}, and this one is another."
-        raise ValueError(f"Unknown option {unknown[0]!r}. {hint}")
-    return vars(values)
-
-
-def _yaml_value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not YAML: {str(error).splitlines()[0]}") from error
-
-
-def _text_value(text: str) -> str | None:
-    return None if text in ("null", "~", "") else text
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, all the way down, as JSON and YAML give them back."""
-    if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """Bring a YAML value to its field's type where nothing is lost: 1 to 1.0, "3e-4" to 0.0003, a list to a tuple."""
-    alternatives = _alternatives(hint)
-    if isinstance(value, str) and str not in alternatives and not any(get_origin(a) is Literal for a in alternatives):
-        # YAML 1.1 reads 3e-4 as text.
-        try:
-            value = float(value)
-        except ValueError:
-            return value
-    if value is False and any("no" in get_args(a) for a in alternatives):
-        return "no"  # YAML 1.1 reads a bare no as false.
-    if isinstance(value, int) and not isinstance(value, bool) and float in alternatives and int not in alternatives:
-        return float(value)
-    if isinstance(value, float) and value.is_integer() and int in alternatives and float not in alternatives:
-        return int(value)
-    if isinstance(value, list) and any(get_origin(a) is tuple for a in alternatives):
-        return tuple(value)
-    return value
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    for alternative in _alternatives(hint):
-        origin = get_origin(alternative)
-        if origin is Literal:
-            fits = value in get_args(alternative)
-        elif origin is tuple:
-            parts = get_args(alternative)
-            fits = isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
-        elif alternative is float:
-            fits = isinstance(value, float)
-        elif alternative is int:
-            fits = isinstance(value, int) and not isinstance(value, bool)
-        else:
-            fits = isinstance(value, origin or alternative)
-        if fits:
-            return True
-    return False
-
-
-def _wanted(hint: Any) -> str:
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
-    words = []
-    for alternative in _alternatives(hint):
-        origin = get_origin(alternative)
-        if origin is Literal:
-            words.append("one of " + ", ".join(map(str, get_args(alternative))))
-        elif origin is tuple:
-            words.append(f"a list of {len(get_args(alternative))} numbers")
-        else:
-            words.append(names.get(alternative, "a mapping"))
-    return " or ".join(words)

@@ -4,15 +4,19 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
-from wbc_diffusers.data.dataset import Batch
+from wbc_diffusers.data.dataset import Batch, first_by_hash
+from wbc_diffusers.data.loading import load_cells
 from wbc_diffusers.data.manifest import check_manifest
 from wbc_diffusers.pipelines import load_pipeline
-from wbc_diffusers.training.recipe import Recipe, plain
+from wbc_diffusers.training.fields import plain
+from wbc_diffusers.training.output import LAST_NAME
+from wbc_diffusers.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,25 @@ class Task(ABC):
     """Whether training images do for the validation where there is no split for it."""
     parent_manifest: dict[str, Any] | None = None
     class_names: list[str] | None = None
+    class_column: str | None = None
+    """The column of the classes, where the recipe does not name it."""
+    draw_options: Mapping[str, Any] = MappingProxyType({})
+    """What else is drawn for a training image: further fields of `DrawSpec`."""
+    last_file: str = LAST_NAME
+    """The file without which what is saved cannot be loaded, so that it is written last."""
+    best_figure: str | None = None
+    """The figure of the validation by whose lowest value the weights are chosen that are published; None for the last
+    weights."""
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """What the manifest tells of the training beside what it tells of every training."""
+
+    def load(self, source: str, split: str) -> Any:
+        """The images of a split, as a `datasets` object; see `load_cells` for the errors."""
+        recipe = self.recipe
+        data = load_cells(source, split, where=recipe.where, streaming=recipe.streaming and split == "train")
+        if split == "train" and recipe.max_train_samples is not None:
+            return first_by_hash(data, recipe.max_train_samples, f"Split train of {source}")
+        return data
 
     def check_classes(self, names: list[str]) -> None:  # noqa: B027  (most tasks take any)
         """Raise ValueError if the model has no room for the classes of the data; an empty list is no classes."""
@@ -58,9 +81,9 @@ class Task(ABC):
     def validate(self, averages: dict[str, nn.Module], batches: Iterator[Batch]) -> dict[str, float]:
         """Figures on validation batches, by name; the same for the same weights."""
 
-    @abstractmethod
     def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
-        """Images of the averaged models, of the same seeds each time."""
+        """Images of the averaged models, of the same seeds each time; a task that makes none has no recipe with any."""
+        raise NotImplementedError(f"A {type(self).__name__} makes no images.")
 
     @abstractmethod
     def save(self, averages: dict[str, nn.Module], folder: Path, manifest: dict[str, Any]) -> None:

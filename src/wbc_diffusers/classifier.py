@@ -160,7 +160,7 @@ def _with_torch_momentum(network: Any) -> Any:
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and module.momentum is not None and module.momentum > 0.5:
-            module.momentum = 0.01
+            module.momentum = 0.1
     return network
 
 

@@ -13,6 +13,7 @@ import typer
 
 from wbc_diffusers import __version__
 from wbc_diffusers.cli.card import card
+from wbc_diffusers.cli.classify import classify
 from wbc_diffusers.cli.demo import demo
 from wbc_diffusers.cli.evaluate import evaluate
 from wbc_diffusers.cli.generate import generate
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its tables cut the names of options off at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, phantom, prepare, generate, inspect, evaluate, card, publish):
+for command in (demo, phantom, prepare, generate, inspect, evaluate, classify, card, publish):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

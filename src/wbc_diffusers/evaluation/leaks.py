@@ -1,13 +1,14 @@
 """Leaks: images of the evaluation that the model, or one that it was fine-tuned from, was trained on."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
 from wbc_diffusers.data.manifest import MANIFEST_NAME, check_manifest
@@ -72,7 +73,7 @@ def read_manifest(model: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): take it again from where the model came from.") from error
     manifest = check_manifest(manifest, str(model))
-    if not any(_all(manifest, "image_pixel_sha256")):
+    if not known_images(manifest):
         raise ValueError(
             f"{path} names no training image, so that nobody can say what the model was trained on: give the manifest "
             "that `wbc train` wrote."
@@ -85,23 +86,45 @@ def find_leaks(images: ImageSet, manifest: Mapping[str, Any]) -> Leaks:
 
     Exact copies are found where the images are prepared as the training images were; near copies at any size.
     """
+    return find_leaks_among(images.paths, images.pixel_hashes, lambda i: load(images.paths[i]).image, manifest)
+
+
+def find_leaks_among(
+    names: Sequence[Path],
+    pixel_hashes: Sequence[str],
+    image_of: Callable[[int], Image.Image],
+    manifest: Mapping[str, Any],
+) -> Leaks:
+    """The same of images that are no set to evaluate: their names, the hashes of their pixels, and each by number."""
     nearly = {int(each, 16) for each in _all(manifest, "image_perceptual_hash")}
-    return _found(images, set(_all(manifest, "image_pixel_sha256")), nearly)
+    return _found(names, pixel_hashes, image_of, known_images(manifest), nearly)
+
+
+def known_images(manifest: Mapping[str, Any]) -> set[str]:
+    """The pixel hashes of all images that a model, or one that it was fine-tuned from, was trained on."""
+    return set(_all(manifest, "image_pixel_sha256"))
 
 
 def find_shared(images: ImageSet, training: ImageSet) -> Leaks:
     """Find the images that are training images, by the files of these."""
     nearly = {int(perceptual_hash(load(path).image), 16) for path in training.paths}
-    return _found(images, set(training.pixel_hashes), nearly)
+    of = images.paths
+    return _found(of, images.pixel_hashes, lambda i: load(of[i]).image, set(training.pixel_hashes), nearly)
 
 
-def _found(images: ImageSet, exactly: set[str], nearly: set[int]) -> Leaks:
+def _found(
+    names: Sequence[Path],
+    pixel_hashes: Sequence[str],
+    image_of: Callable[[int], Image.Image],
+    exactly: set[str],
+    nearly: set[int],
+) -> Leaks:
     hashes = np.array(sorted(nearly), np.uint64)
     exact, near = [], []
-    for path, pixel_hash in zip(images.paths, images.pixel_hashes, strict=True):
+    for i, (path, pixel_hash) in enumerate(zip(names, pixel_hashes, strict=True)):
         if pixel_hash in exactly:
             exact.append(path)
-        elif len(hashes) and _least_bits(oriented_hashes(thumbnail(load(path).image)), hashes) <= NEAR_BITS:
+        elif len(hashes) and _least_bits(oriented_hashes(thumbnail(image_of(i))), hashes) <= NEAR_BITS:
             near.append(path)
     return Leaks(tuple(exact), tuple(near), len(exactly), len(hashes))
 

@@ -18,7 +18,7 @@ _ABOVE_ZERO = {
 }  # fmt: skip
 _ZERO_OR_MORE = {
     "seed", "weight_decay", "lr_warmup_steps", "num_workers", "validation_images", "sample_images", "r1_weight",
-    "frozen_layers", "focal_gamma",
+    "frozen_layers", "focal_gamma", "synthetic_held_out",
 }  # fmt: skip
 _BELOW_ONE = {"ema_decay", "momentum", "adam_betas"}
 
@@ -198,7 +198,8 @@ class ClassifierRecipe(Recipe):
     three where `grades` are `apart` (normal, grade 1, grade 2).
 
     `sizes` are the real images of train, validation and test by class, null for all there are, and `synthetic_ratio`
-    synthetic ones for each real one. `scale` multiplies all numbers of images. `synthetic_filter` names the folder of
+    synthetic ones for each real one; the last `synthetic_held_out` of each class in a folder are never taken. `scale`
+    multiplies all numbers of images. `synthetic_filter` names the folder of
     the `classifier` that judges synthetic images, and what it asks of them: a `confidence` in their class, and a
     `similarity` to the real ones. Validation images of each class count alike, as if the fewer were oversampled.
     """
@@ -224,6 +225,7 @@ class ClassifierRecipe(Recipe):
     synthetic: list[str] = field(default_factory=list)
     synthetic_ratio: list[float] = field(default_factory=list)
     synthetic_filter: dict[str, Any] = field(default_factory=dict)
+    synthetic_held_out: int = 0
     real_images: bool = True
     oversample: bool = False
     class_weights: bool = False

@@ -76,12 +76,19 @@ def load_synthetic(
     return take(pool.select(np.flatnonzero(kept)), classes, taken, "file_name", "synthetic images"), told
 
 
-def load_pool(recipe: ClassifierRecipe) -> Any:
-    """All images of the recipe's synthetic folders, labelled."""
+def load_pool(recipe: ClassifierRecipe, *, held_out: bool = False) -> Any:
+    """The images of the recipe's synthetic folders that may be taken, or those held out, labelled."""
     import datasets
 
-    folders = [load_labelled(folder, "train", classes_of(recipe), generated=True) for folder in recipe.synthetic]
-    return datasets.concatenate_datasets(folders)
+    classes, parts = classes_of(recipe), []
+    for folder in recipe.synthetic:
+        data = load_labelled(folder, "train", classes, generated=True)
+        numbers, order = class_numbers(data, classes), np.argsort(np.array(data["file_name"]), kind="stable")
+        for number in np.unique(numbers):
+            places = order[numbers[order] == number]
+            border = max(0, len(places) - recipe.synthetic_held_out)
+            parts.append(data.select(places[border:] if held_out else places[:border]))
+    return datasets.concatenate_datasets(parts)
 
 
 def passes(recipe: ClassifierRecipe, pool: Any, real: Any, classes: Classes) -> NDArray[np.bool_]:

@@ -1,0 +1,25 @@
+"""`wbc classify`: does it help a classifier?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def classify(
+    config: Annotated[str, typer.Option(help="Study: a YAML file, or a name such as thesis-hypersegmentation.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study; a stopped one goes on in it.")],
+    data: Annotated[str | None, typer.Option(help="Prepared folder; the study's own if left out.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time; each takes its share of the cores.")] = 1,
+) -> None:
+    """Train classifiers with and without synthetic cells, and say whether these help."""
+    from wbc_diffusers.data.sources import shown
+    from wbc_diffusers.shelves import find_entry
+    from wbc_diffusers.study.config import load_study
+    from wbc_diffusers.study.study import PAGE_NAME, findings, run_study
+
+    study = load_study(find_entry(config, "training/studies", ".yaml"), data=data)
+    record = run_study(study, out, processes, say=lambda line: typer.echo(line, err=True))
+    for line in findings(record):
+        typer.echo(line)
+    typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")

@@ -1,0 +1,251 @@
+"""A study in a YAML file: the images, the arms that are compared, and the seeds of each."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from wbc_diffusers.training.fields import check_fields, plain, read_fields
+from wbc_diffusers.training.recipe import ClassifierRecipe
+
+LEAST_SEEDS = 5
+"""Below so many trainings of each arm, chance between them can't be told from what the arms do."""
+_OWN_PARTS = {"first", "filtered_by"}
+
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """A folder of `wbc generate`, and the model that made it, whose manifest tells what it was trained on."""
+
+    folder: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training the classifier.
+
+    Attributes:
+        name: As it stands in tables.
+        changes: Fields of the recipe that differ from the study's.
+        first: Fields of a training that comes before, from whose weights this one starts; None for none.
+        filtered_by: The arm whose classifier, of the same seed, judges the synthetic images; None for none.
+        dose: Synthetic abnormal images for each real one, where the arm is a point of the dose-response.
+        more_real: Real abnormal images, where it is a point of the curve that doses are measured against.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    first: Mapping[str, Any] | None = None
+    filtered_by: str | None = None
+    dose: float | None = None
+    more_real: int | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name of its folder."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether synthetic images take part."""
+        return any(any(each.get("synthetic_ratio") or []) for each in (self.changes, self.first or {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Which classifiers are trained and compared.
+
+    Attributes:
+        name: Of the study.
+        data: A prepared folder, with splits train, validation and test.
+        generated: Folders of synthetic images, each with the model that made it: `{folder: ..., model: ...}`.
+        recipe: What all arms have in common: fields of a classifier's recipe.
+        arms: By name what differs: fields of the recipe, `first` (fields of a training that comes before), and
+            `filtered_by` (the arm whose classifier judges the synthetic images).
+        dose: `arm` is an arm with synthetic images, `ratios` how many of them for each real abnormal one; `real_arm` is
+            one without, `more_real` numbers of real abnormal images. Both curves give the exchange rate.
+        seeds: One training of each arm for each.
+        specificity: At which recall is read.
+        swap_images: Synthetic images of each class, the last of their folders, that no training sees: they are shown
+            to the classifiers beside real ones.
+        replicates: Draws of the bootstrap.
+    """
+
+    data: str
+    recipe: dict[str, Any]
+    arms: dict[str, Any]
+    name: str = "unnamed"
+    generated: list[dict[str, Any]] = field(default_factory=list)
+    dose: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: list(range(LEAST_SEEDS)))
+    specificity: float = 0.95
+    swap_images: int = 200
+    replicates: int = 2000
+
+    def __post_init__(self) -> None:
+        check_fields(self, "study")
+        if not 0.0 < self.specificity < 1.0:
+            raise ValueError(f"The study's specificity is {self.specificity}; it must lie between 0 and 1.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"The study's seeds are {self.seeds}; they must be different whole numbers.")
+        if self.replicates < 100 or self.swap_images < 0:
+            raise ValueError("The study needs replicates of 100 or more, and swap_images of 0 or more.")
+        if self.recipe.get("max_train_steps") is None:
+            raise ValueError("The study's recipe has no max_train_steps, the budget that all arms share: set it.")
+        if own := {"seed", "synthetic", "synthetic_filter", "synthetic_held_out", "kind"} & self.recipe.keys():
+            raise ValueError(f"The study's recipe has {', '.join(sorted(own))}, which the study sets: leave it out.")
+        self.sets  # noqa: B018  (raises for what is none)
+        arms = self.all_arms()
+        slugs = [arm.slug for arm in arms]
+        if len(set(slugs)) < len(slugs) or not all(slugs):
+            raise ValueError(
+                f"The names of the study's arms are too alike, or empty: {', '.join(a.name for a in arms)}."
+            )
+        if all(arm.synthetic for arm in arms):
+            raise ValueError("All arms of the study have synthetic images: add one without, to compare them with.")
+        for arm in arms:
+            self.recipes(arm, self.seeds[0], Path())
+
+    @property
+    def sets(self) -> list[GeneratedSet]:
+        """The folders of synthetic images."""
+        for each in self.generated:
+            if not isinstance(each, dict) or each.keys() != {"folder", "model"}:
+                raise ValueError(f"The study's generated holds {each!r}; each needs a folder, and the model of it.")
+        return [GeneratedSet(str(each["folder"]), str(each["model"])) for each in self.generated]
+
+    def all_arms(self) -> list[Arm]:
+        """The arms, and the points of the dose-response, which are arms too."""
+        arms = [self._arm(name, parts or {}) for name, parts in self.arms.items()]
+        return [*arms, *self._doses({arm.name: arm for arm in arms})]
+
+    def _arm(self, name: str, parts: Any) -> Arm:
+        if not isinstance(parts, dict):
+            raise ValueError(f"The arm {name} is {parts!r}; it must be a mapping, or nothing.")
+        changes = {key: value for key, value in parts.items() if key not in _OWN_PARTS}
+        by = parts.get("filtered_by")
+        if by is not None and (by not in self.arms or (self.arms[by] or {}).get("filtered_by")):
+            raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
+        return Arm(str(name), changes, parts.get("first"), by)
+
+    def _doses(self, arms: Mapping[str, Arm]) -> list[Arm]:
+        """The arms of the dose-response: one arm with other numbers of synthetic or of real abnormal images."""
+        if not self.dose:
+            return []
+        if self.dose.keys() != {"arm", "ratios", "real_arm", "more_real"}:
+            raise ValueError("The study's dose needs arm, ratios, real_arm and more_real, and nothing else.")
+        if self.recipe.get("grades", "merged") != "merged":
+            raise ValueError("A dose-response is of two classes: set grades merged, or leave the study's dose out.")
+        for role, synthetic in (("arm", True), ("real_arm", False)):
+            if self.dose[role] not in arms or arms[self.dose[role]].synthetic != synthetic:
+                what = "with" if synthetic else "without"
+                raise ValueError(
+                    f"The dose's {role} is {self.dose[role]!r}; it must be an arm {what} synthetic images."
+                )
+        arm, real = arms[self.dose["arm"]], arms[self.dose["real_arm"]]
+        train = self.recipe.get("sizes", {}).get("train")
+        if not train or train[1] is None:
+            raise ValueError("A dose-response needs the number of real abnormal images: set sizes of train.")
+        normal, abnormal = arm.changes["synthetic_ratio"]
+        doses = [
+            Arm(
+                f"{arm.name}, {ratio:g} for each real one",
+                {**arm.changes, "synthetic_ratio": [normal * ratio / abnormal, float(ratio)]},
+                arm.first,
+                arm.filtered_by,
+                dose=float(ratio),
+            )
+            for ratio in self.dose["ratios"]
+        ]
+        sizes = self.recipe["sizes"]
+        more = [
+            Arm(
+                f"{real.name}, {count} real",
+                {**real.changes, "sizes": {**sizes, "train": [train[0], count]}},
+                more_real=count,
+            )
+            for count in self.dose["more_real"]
+        ]
+        return doses + more
+
+    def recipes(self, arm: Arm, seed: int, runs: Path) -> list[ClassifierRecipe]:
+        """The trainings of an arm, in their order: one, or two where another comes before.
+
+        Args:
+            arm: The arm.
+            seed: Of the training.
+            runs: The folder in which those of all arms lie.
+
+        Raises:
+            ValueError: If a field is unknown or doesn't fit, or the arm has another budget than all others.
+        """
+        common = {
+            "num_workers": 0,  # the trainings share the cores
+            **self.recipe,
+            "synthetic": [each.folder for each in self.sets],
+            "synthetic_held_out": self.swap_images,
+            "seed": seed,
+        }
+        total, batch = self.recipe["max_train_steps"], self.recipe.get("train_batch_size")
+        stages = [{**common, **arm.changes}]
+        if arm.first is not None:
+            steps = arm.first.get("max_train_steps", total // 2)
+            stages.insert(0, {**common, "max_train_steps": steps, **arm.first})
+            stages[1] |= {"pretrained": str(folder_of(arm, seed, runs, first=True)), "model": {}}
+            stages[1]["max_train_steps"] = total - steps
+        if arm.filtered_by is not None:
+            judge = self._arm(arm.filtered_by, self.arms[arm.filtered_by] or {})
+            told = {**stages[-1].get("synthetic_filter", {}), "classifier": str(folder_of(judge, seed, runs))}
+            stages[-1]["synthetic_filter"] = told
+        for stage in stages:
+            if "synthetic_ratio" not in stage:
+                stage |= {"synthetic": [], "synthetic_held_out": 0}
+        try:
+            made = [ClassifierRecipe.from_dict({"name": arm.slug, **stage}) for stage in stages]
+        except ValueError as error:
+            raise ValueError(f"The arm {arm.name}: {error}") from error
+        if sum(each.max_train_steps or 0 for each in made) != total or {s.get("train_batch_size") for s in stages} != {
+            batch
+        }:
+            raise ValueError(f"The arm {arm.name} has another budget than max_train_steps {total}: all have the same.")
+        return made
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a study of a mapping, or raise ValueError."""
+        missing = {"data", "recipe", "arms"} - values.keys()
+        if missing:
+            raise ValueError(f"The study has no {', '.join(sorted(missing))}.")
+        return cls(**read_fields(cls, values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as plain data."""
+        return plain(asdict(self))
+
+
+def folder_of(arm: Arm, seed: int, runs: Path, *, first: bool = False) -> Path:
+    """Where the training of an arm and seed lies, or the one that comes before it."""
+    return runs / arm.slug / f"seed-{seed}{'-first' if first else ''}"
+
+
+def load_study(path: Path, **changes: Any) -> StudyConfig:
+    """Read a study's file, with changes laid over it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML, or no study.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no study {path}: give a YAML file, or the name of a study of the package.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"The study {path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The study {path} must be a mapping.")
+    given = {key: value for key, value in changes.items() if value is not None}
+    return StudyConfig.from_dict({"name": path.stem, **values, **given})

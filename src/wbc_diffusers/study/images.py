@@ -1,0 +1,168 @@
+"""The images of a study: those that judge the classifiers, and proof that nothing was trained on them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wbc_diffusers.data.labelled import CLASS_COLUMN, class_numbers, load_labelled
+from wbc_diffusers.data.loading import MissingSplitError
+from wbc_diffusers.data.split import SPLITS, groups_on_two_sides
+from wbc_diffusers.evaluation.leaks import find_leaks_among, known_images, read_manifest
+from wbc_diffusers.generation import settings_of
+from wbc_diffusers.pipelines import load_pipeline
+from wbc_diffusers.sampling import has_made
+from wbc_diffusers.study.config import Arm, GeneratedSet, StudyConfig
+from wbc_diffusers.training.recipe import ClassifierRecipe
+from wbc_diffusers.training.selection import classes_of, load_pool, load_real
+
+logger = logging.getLogger(__name__)
+
+
+class LeakError(ValueError):
+    """Images that are to judge were trained on, so that every figure would be worthless."""
+
+
+@dataclass(frozen=True)
+class StudyImages:
+    """The images that judge, labelled.
+
+    Attributes:
+        test: Real images that no training sees.
+        validation: Real images that choose the weights of each classifier, and its threshold.
+        swap: Synthetic images that no training sees; None where there are none.
+    """
+
+    test: Any
+    validation: Any
+    swap: Any | None
+
+
+def load_images(config: StudyConfig) -> StudyImages:
+    """Load the images that judge."""
+    recipe = _any_recipe(config)
+    test, validation = (load_real(recipe, config.data, split) for split in ("test", "validation"))
+    swap = load_pool(recipe, held_out=True) if config.sets and config.swap_images else None
+    return StudyImages(test, validation, swap)
+
+
+def check_images(config: StudyConfig) -> dict[str, Any]:
+    """See, before any training, that nothing that judges was trained on, and that there are images enough.
+
+    Returns:
+        Numbers of images, and what each generator was trained on, as they go into the record.
+
+    Raises:
+        LeakError: If an image lies in two splits, a group does, or a generator was trained on one that judges.
+        ValueError: If there are too few images for an arm, or a folder is not of the model that it is said to be.
+        OSError: If a folder or a model is not there.
+    """
+    recipe = _any_recipe(config)
+    splits = {split: _load_split(config, recipe, split) for split in SPLITS}
+    _check_apart(splits)
+    images = load_images(config)
+    seen = [_check_set(each, splits, {"test": images.test, "validation": images.validation}) for each in config.sets]
+    for arm in config.all_arms():
+        _check_counts(config, arm)
+    counts = {name: _counts(getattr(images, name), recipe) for name in ("test", "validation")}
+    return {"images": counts, "generators": seen}
+
+
+def _any_recipe(config: StudyConfig) -> ClassifierRecipe:
+    """The recipe of the first arm, with all synthetic images that there are: what judges is the same for all."""
+    recipe = config.recipes(config.all_arms()[0], config.seeds[0], Path())[-1]
+    return replace(recipe, synthetic=[each.folder for each in config.sets], synthetic_held_out=config.swap_images)
+
+
+def _load_split(config: StudyConfig, recipe: ClassifierRecipe, split: str) -> Any:
+    try:
+        return load_labelled(config.data, split, classes_of(recipe), where=recipe.where)
+    except MissingSplitError as error:
+        raise MissingSplitError(
+            f"{error} A study needs all three: images to train on, to choose weights by, and to judge."
+        ) from error
+
+
+def _check_apart(splits: Mapping[str, Any]) -> None:
+    """Raise LeakError if a group, or an image, lies in two splits."""
+    pairs = [(group, split) for split, data in splits.items() for group in data["group"] if group]
+    if torn := groups_on_two_sides(pairs):
+        group, sides = next(iter(torn.items()))
+        raise LeakError(
+            f"{len(torn)} groups lie in several splits, such as {group} in {' and '.join(sides)}: split the images by "
+            "group with `wbc prepare`."
+        )
+    hashes = {split: set(data["pixel_sha256"]) for split, data in splits.items()}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if same := hashes[first] & hashes[second]:
+            raise LeakError(
+                f"{len(same)} images lie in {first} and in {second}: prepare the folder anew with --drop-duplicates."
+            )
+
+
+def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[str, Any]) -> dict[str, Any]:
+    """See that a folder is of its model, and that this was trained on no image that judges; what it was trained on."""
+    settings = settings_of(Path(each.folder))
+    if settings is None:
+        raise ValueError(f"{each.folder} is no folder of `wbc generate`, so nobody can say which model made it.")
+    if not has_made(load_pipeline(each.model), settings):
+        raise ValueError(
+            f"The images in {each.folder} were made by another model than {each.model} is now: name that one, whose "
+            "manifest tells what it was trained on, or generate them anew."
+        )
+    manifest, near = read_manifest(Path(each.model)), {}
+    for split, data in judges.items():
+        images = partial(_image, data)
+        found = find_leaks_among([Path(n) for n in data["file_name"]], data["pixel_sha256"], images, manifest)
+        if found.exact:
+            raise LeakError(
+                f"{each.model} was trained on images that are to judge ({split}): {found.in_words} Train it on the "
+                "training split alone, or take these images out."
+            )
+        if found.near:
+            logger.warning("%s: %s They may be copies; see that they are not.", split, found.in_words)
+        near[split] = len(found.near)
+    known = known_images(manifest)
+    counts = {
+        split: {name: sum(h in known for h in _hashes(data, name)) for name in sorted(set(data[CLASS_COLUMN]))}
+        for split, data in splits.items()
+    }
+    model = {"folder": each.folder, "model": settings["model"], "revision": settings["revision"]}
+    return {**model, "trained_on": counts, "images_known": len(known), "near": near}
+
+
+def _image(data: Any, index: int) -> Image.Image:
+    image: Image.Image = data[index]["image"]
+    return image
+
+
+def _hashes(data: Any, name: str) -> Sequence[str]:
+    return [h for h, c in zip(data["pixel_sha256"], data[CLASS_COLUMN], strict=True) if c == name]
+
+
+def _check_counts(config: StudyConfig, arm: Arm) -> None:
+    """Raise ValueError if there are too few images for an arm, before any training begins."""
+    for recipe in config.recipes(arm, config.seeds[0], Path()):
+        real = load_real(recipe, config.data, "train")
+        if not any(recipe.synthetic_ratio):
+            continue
+        classes = classes_of(recipe)
+        there = np.bincount(class_numbers(load_pool(recipe), classes), minlength=recipe.num_classes)
+        of_real = np.bincount(class_numbers(real, classes), minlength=recipe.num_classes)
+        for name, ratio, count, pool in zip(classes.names, recipe.synthetic_ratio, of_real, there, strict=True):
+            if (wanted := round(ratio * count)) > pool:
+                raise ValueError(
+                    f"The arm {arm.name} wants {wanted} synthetic images of class {name}, and there are {pool} beside "
+                    f"the {config.swap_images} held out: generate more, or lower its synthetic_ratio."
+                )
+
+
+def _counts(data: Any, recipe: ClassifierRecipe) -> dict[str, int]:
+    classes = classes_of(recipe)
+    counted = np.bincount(class_numbers(data, classes), minlength=recipe.num_classes)
+    return {name: int(count) for name, count in zip(classes.names, counted, strict=True)}

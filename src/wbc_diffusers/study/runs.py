@@ -1,0 +1,255 @@
+"""The trainings of a study: each arm and seed once, in several processes, gone on with wherever they were stopped."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wbc_diffusers.classifier import Classifier
+from wbc_diffusers.data.dataset import CellImages, DrawSpec
+from wbc_diffusers.data.labelled import class_numbers
+from wbc_diffusers.data.parallel import end_with_parent
+from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
+from wbc_diffusers.study.images import StudyImages, load_images
+from wbc_diffusers.study.predictions import Predictions
+from wbc_diffusers.training.classifier import ClassifierTask, train_classifier
+from wbc_diffusers.training.files import write_whole
+from wbc_diffusers.training.recipe import ClassifierRecipe
+from wbc_diffusers.training.selection import classes_of, look_at
+
+DONE_NAME = "run.json"
+"""Written last: with it a run counts as done."""
+SETS = ("test", "validation", "swap")
+_TIMED_UPDATES = 6
+_FOLLOWS_NO_RECIPE = {"num_workers", "checkpoint_every", "keep_checkpoints", "log_every", "tracker"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an arm."""
+
+    arm: Arm
+    seed: int
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for a line on the screen."""
+        return f"{self.arm.name}, seed {self.seed}"
+
+
+def all_runs(config: StudyConfig) -> list[Run]:
+    """The trainings of a study: seed by seed, and those whose filter another one trains after it."""
+    arms = sorted(config.all_arms(), key=lambda arm: arm.filtered_by is not None)
+    return [Run(arm, seed) for seed in config.seeds for arm in arms]
+
+
+def is_done(config: StudyConfig, run: Run, out: Path) -> bool:
+    """Whether a run was done before.
+
+    Raises:
+        ValueError: If it was done by another recipe, or on other images, than it would be now.
+    """
+    runs = out / "runs"
+    path = folder_of(run.arm, run.seed, runs) / DONE_NAME
+    if not path.is_file():
+        return False
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["recipes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove {path.parent}, and it is trained again.") from error
+    now = _recipes_as_data(config.recipes(run.arm, run.seed, runs))
+    changed = {
+        key
+        for old, new in zip(before, now, strict=False)
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key)
+    }
+    if changed or len(before) != len(now):
+        raise ValueError(
+            f"{run.in_words} was trained with another {', '.join(sorted(changed)) or 'number of stages'} in "
+            f"{path.parent}: give another --out, or remove that folder."
+        )
+    return True
+
+
+def _recipes_as_data(recipes: Sequence[ClassifierRecipe]) -> list[dict[str, Any]]:
+    """What decides of the weights; paths of runs are left out, since a folder may be moved."""
+    found = []
+    for recipe in recipes:
+        values = {key: value for key, value in recipe.to_dict().items() if key not in _FOLLOWS_NO_RECIPE}
+        if values["synthetic_filter"]:
+            values["synthetic_filter"] = {**values["synthetic_filter"], "classifier": "of this study"}
+        found.append(values)
+    for later in found[1:]:
+        later["pretrained"] = "the one before"
+    return found
+
+
+def do_runs(config: StudyConfig, out: Path, processes: int, say: Callable[[str], None]) -> None:
+    """Do all runs that are not done, and tell of each, with what is left.
+
+    Args:
+        config: The study.
+        out: Its folder.
+        processes: How many trainings run at a time.
+        say: Called with a line now and then.
+    """
+    left = [run for run in all_runs(config) if not is_done(config, run, out)]
+    if not left:
+        return
+    with _pool(config, out, processes) as pool:
+        rate = min(pool.map(_time_updates, [config] * processes))
+        say(_size_in_words(config, left, rate, processes))
+        started, done = time.monotonic(), 0
+        for batch in (
+            [r for r in left if r.arm.filtered_by is None],
+            [r for r in left if r.arm.filtered_by is not None],
+        ):
+            futures: dict[Future[float], Run] = {pool.submit(_do, run): run for run in batch}
+            for future in as_completed(futures):
+                recall = future.result()
+                done += 1
+                rest = (time.monotonic() - started) / done * (len(left) - done)
+                say(
+                    f"{done}/{len(left)} {futures[future].in_words}: recall {recall:.3f} at specificity "
+                    f"{config.specificity:g}, {in_words(rest)} left"
+                )
+
+
+def _size_in_words(config: StudyConfig, left: Sequence[Run], rate: float, processes: int) -> str:
+    """How much there is to do, and how long it will take by the updates that were timed."""
+    recipe = config.recipes(left[0].arm, left[0].seed, Path())[-1]
+    images = len(left) * config.recipe["max_train_steps"] * recipe.train_batch_size
+    seconds = images / rate / processes
+    return (
+        f"{len(left)} trainings ({len(config.all_arms())} arms, {len(config.seeds)} seeds, "
+        f"{len(all_runs(config)) - len(left)} done before) of {config.recipe['max_train_steps']} updates of "
+        f"{recipe.train_batch_size} images: {images / 1e6:.1f} million images at {rate:.0f} a second in each of "
+        f"{processes} processes, about {in_words(seconds)}, and the validations."
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+
+
+# -- in the processes ------------------------------------------------------------------------------------------------
+
+_here: dict[str, Any] = {}
+
+
+@contextlib.contextmanager
+def _pool(config: StudyConfig, out: Path, processes: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    number = context.Value("i", 0)
+    pool = ProcessPoolExecutor(processes, context, _start, (config, out, processes, number))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(config: StudyConfig, out: Path, processes: int, number: Any) -> None:
+    """Make ready a process: its share of the cores or its own GPU, and the images that judge."""
+    end_with_parent()
+    with number.get_lock():
+        mine, number.value = number.value, number.value + 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(mine % torch.cuda.device_count())
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    _here.update(config=config, out=out, images=load_images(config))
+
+
+def _time_updates(config: StudyConfig) -> float:
+    """Images a second that this process trains on, while the others do so too."""
+    recipe = config.recipes(config.all_arms()[0], config.seeds[0], Path())[-1]
+    task = ClassifierTask(recipe)
+    model = task.models["classifier"].train()
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    shape = (recipe.train_batch_size, 3, recipe.resolution, recipe.resolution)
+    batch = {"image": torch.zeros(shape), "label": torch.zeros(len(torch.zeros(shape)), dtype=torch.int64)}
+    started = 0.0
+    for update in range(_TIMED_UPDATES + 1):
+        if update == 1:
+            started = time.monotonic()  # the first one makes its buffers
+        task.loss("classifier", task.models, batch).backward()
+        optimizer.step()
+    return _TIMED_UPDATES * recipe.train_batch_size / (time.monotonic() - started)
+
+
+def _do(run: Run) -> float:
+    """Train a run, let it judge, and write down what it says; gives its recall."""
+    from wbc_diffusers.study.measures import recall_at_specificity
+
+    config, out, images = _here["config"], _here["out"], _here["images"]
+    runs = out / "runs"
+    recipes = config.recipes(run.arm, run.seed, runs)
+    folder = folder_of(run.arm, run.seed, runs)
+    folders = [folder_of(run.arm, run.seed, runs, first=True), folder][-len(recipes) :]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (folder.parent / f"seed-{run.seed}.log").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        for recipe, place in zip(recipes, folders, strict=True):
+            if not (place / ClassifierTask.last_file).is_file():
+                done = train_classifier(recipe, config.data, place, resume="latest")
+                if not done:
+                    raise SystemExit(143)
+    found = judge(folder, recipes[-1], images)
+    for name, predictions in found.items():
+        predictions.save(folder / f"{name}.npz")
+    told = {
+        "arm": run.arm.name,
+        "seed": run.seed,
+        "recipes": _recipes_as_data(recipes),
+        "trained_on": [_manifest(place)["training"] for place in folders],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    for place in folders:
+        for spare in ("checkpoints", "best"):
+            shutil.rmtree(place / spare, ignore_errors=True)
+    write_whole(folder / DONE_NAME, (json.dumps(told, indent=1) + "\n").encode())
+    test = found["test"]
+    return recall_at_specificity(test.scores, test.abnormal, config.specificity)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "training_manifest.json").read_text(encoding="utf-8"))
+    return found
+
+
+def judge(folder: Path, recipe: ClassifierRecipe, images: StudyImages) -> dict[str, Predictions]:
+    """What the classifier in a folder says of the images that judge."""
+    classifier = Classifier.from_pretrained(folder)
+    if torch.cuda.is_available():
+        classifier.to("cuda")
+    spec = DrawSpec(recipe.resolution, 1, noise_size=0, background=recipe.background)
+    classes, found = classes_of(recipe), {}
+    for name in SETS:
+        data = getattr(images, name)
+        if data is not None:
+            shares = look_at(classifier, CellImages(data, spec))[1]
+            labels = class_numbers(data, classes)
+            found[name] = Predictions(labels, shares, tuple(_names(data)), tuple(data["group"]))
+    return found
+
+
+def _names(data: Any) -> list[str]:
+    """Names that differ: those of several folders of synthetic images are the same."""
+    return [f"{name} ({hash_[:8]})" for name, hash_ in zip(data["file_name"], data["pixel_sha256"], strict=True)]

@@ -1,0 +1,103 @@
+"""`wbc classify`: do synthetic images help a classifier? From images and arms to one table, one page and one record."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wbc_diffusers import __version__
+from wbc_diffusers.pages import chart_svg, write_page
+from wbc_diffusers.study.config import StudyConfig
+from wbc_diffusers.study.figures import draw_figures, save_figures
+from wbc_diffusers.study.images import check_images
+from wbc_diffusers.study.results import ArmRuns, build_record, read_runs
+from wbc_diffusers.study.runs import do_runs
+from wbc_diffusers.study.tables import as_csv, as_markdown, headers, points, rows, swap_in_words
+from wbc_diffusers.training.files import write_whole
+from wbc_diffusers.training.output import LOCK_NAME, only_run
+
+STUDY_NAME, RECORD_NAME, PAGE_NAME = "study.yaml", "study.json", "index.html"
+
+
+def run_study(config: StudyConfig, out: Path, processes: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Do what of a study is not done, and write its record, tables, plots and page.
+
+    Args:
+        config: The study.
+        out: A new or empty folder, or that of a study to go on with.
+        processes: How many trainings run at a time.
+        say: Called with a line now and then.
+
+    Returns:
+        The record.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or another process works in it.
+        LeakError: If an image that judges was trained on.
+        ValueError: If images or arms don't fit, or a run in the folder is of another recipe.
+        OSError: If a folder or model is not there.
+    """
+    if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK_NAME} and not (out / STUDY_NAME).is_file():
+        raise FileExistsError(f"{out} holds something, and no study: give a new or empty folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    with only_run(out):
+        facts = check_images(config)
+        write_whole(out / STUDY_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
+        do_runs(config, out, processes, say)
+        arms = read_runs(config, out)
+        record = build_record(config, arms, facts)
+        write_results(record, arms, out)
+    return record
+
+
+def write_results(record: Mapping[str, Any], arms: Sequence[ArmRuns], out: Path) -> None:
+    """Write the record, the table as CSV and Markdown, the plots as SVG and PNG, and the page."""
+    head, body = headers(record), rows(record)
+    write_whole(out / RECORD_NAME, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(out / "table.csv", as_csv(head, body).encode())
+    write_whole(out / "table.md", as_markdown(head, body).encode())
+    figures = draw_figures(record, arms)
+    save_figures(figures, out / "figures")
+    write_page(
+        "study.html.j2",
+        out / PAGE_NAME,
+        version=__version__,
+        record=record,
+        head=head,
+        rows=body,
+        findings=findings(record),
+        figures={name: chart_svg(figure) for name, figure in figures.items()},
+        points=points,
+        swap_in_words=swap_in_words,
+    )
+
+
+def findings(record: Mapping[str, Any]) -> list[str]:
+    """What a study found, in sentences."""
+    arms = [arm for arm in record["arms"] if arm["dose"] is None and arm["more_real"] is None]
+    by_name = {arm["name"]: arm for arm in arms}
+    reference = by_name[record["reference"]]["estimates"]["recall_at_specificity"]["value"]
+    told = [
+        f"The best arm without synthetic cells is {record['reference']}: recall {100 * reference:.1f} % at "
+        f"{100 * record['study']['specificity']:g} % specificity, the mean of {len(record['study']['seeds'])} seeds."
+    ]
+    for arm in arms:
+        if not arm["synthetic"]:
+            continue
+        found = arm["differences"]["recall_at_specificity"]
+        verdict = "helps" if found["low"] > 0 else "harms" if found["high"] < 0 else "is not told apart from it"
+        told.append(
+            f"{arm['name']} {verdict}: {points(found['value'])} points ({points(found['low'])} to "
+            f"{points(found['high'])})."
+        )
+    for dose in (record["dose"] or {}).get("doses", []):
+        worth = dose["worth"]
+        bound = f"{dose['bound']} " if dose["bound"] else ""
+        told.append(
+            f"{dose['synthetic']} synthetic cells were worth {bound}{worth['value']:.0f} real ones "
+            f"({worth['low']:.0f}{' or fewer' if dose['low_open'] else ''} to {worth['high']:.0f}"
+            f"{' or more' if dose['high_open'] else ''})."
+        )
+    return told

@@ -1,0 +1,92 @@
+"""The table of a study: a row for each arm, as text for people and for spreadsheets."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MAIN = "recall_at_specificity"
+
+
+def headers(record: Mapping[str, Any]) -> list[str]:
+    """The columns."""
+    at = f"{record['study']['specificity']:.0%}".replace("%", " %")
+    return [
+        "arm", "real cells", "synthetic cells", f"recall at {at} specificity", "95 % interval",
+        "difference to the best without", "95 % interval", "McNemar p", "AUROC", "AUPRC", "F1",
+        "recall, specificity at the validation's threshold", "calibration error", "source swap",
+    ]  # fmt: skip
+
+
+def rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each arm, in the order of the study, as texts."""
+    return [_row(arm, record) for arm in record["arms"]]
+
+
+def _row(arm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    recall, means = arm["estimates"][_MAIN], arm["means"]
+    difference, p = ["", ""], ""
+    if "differences" in arm:
+        found = arm["differences"][_MAIN]
+        difference, p = (
+            [points(found["value"]), f"{points(found['low'])} to {points(found['high'])}"],
+            p_value(arm["mcnemar"]["p"]),
+        )
+    elif arm["name"] == record["reference"]:
+        difference = ["the best without", ""]
+    return [
+        arm["name"],
+        _numbers(arm, "real_images"),
+        _numbers(arm, "synthetic_images"),
+        f"{100 * recall['value']:.1f}",
+        f"{100 * recall['low']:.1f} to {100 * recall['high']:.1f}",
+        *difference,
+        p,
+        f"{means['auroc']:.4f}",
+        f"{means['auprc']:.4f}",
+        f"{means['f1']:.3f}",
+        ", ".join(f"{100 * means[f'{name}_at_validation_threshold']:.1f}" for name in ("recall", "specificity")),
+        f"{means['calibration_error']:.3f}",
+        swap_in_words(arm["swap"]),
+    ]
+
+
+def points(difference: float) -> str:
+    """A difference of shares in points of percent, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def p_value(p: float) -> str:
+    """A p value as tables have it."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _numbers(arm: Mapping[str, Any], which: str) -> str:
+    """Images of each class of the first run, normal ones first; of both trainings where there are two."""
+    counted: dict[str, int] = {}
+    for stage in arm["trained_on"][0]:
+        for name, count in stage[which].items():
+            taken = count if isinstance(count, int) else count["taken"]
+            counted[name] = max(counted.get(name, 0), taken)
+    return " + ".join(str(count) for count in counted.values())
+
+
+def swap_in_words(swap: Mapping[str, Any] | None) -> str:
+    """By how many points more often synthetic normal cells are called abnormal than real ones."""
+    if swap is None or "normal" not in swap:
+        return ""
+    gap = swap["normal"]["difference"]
+    return f"{points(gap['value'])} ({points(gap['low'])} to {points(gap['high'])})"
+
+
+def as_csv(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table for spreadsheets."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *body])
+    return text.getvalue()
+
+
+def as_markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table for documents."""
+    lines = [head, ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

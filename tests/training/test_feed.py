@@ -11,9 +11,15 @@ from datasets import Dataset, Image
 
 from wbc_diffusers.data.dataset import DrawSpec
 from wbc_diffusers.data.prepare import prepare
+from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.feed import Feed
+from wbc_diffusers.training.recipe import DDIMRecipe
 
 SPEC = DrawSpec(16, 1000)
+
+
+def feed_of(recipe: DDIMRecipe, source: Path, rank: int = 0, world: int = 1, spec: DrawSpec = SPEC) -> Feed:
+    return Feed(recipe, str(source), spec, rank, world, DDIMTask(recipe))
 
 
 def take(feed: Feed, count: int, step: int = 0) -> list[dict[str, Any]]:
@@ -43,7 +49,7 @@ def shards(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_image_comes_once_an_epoch_in_another_order_each_time(small: Any, cells: Path) -> None:
-    batches = take(Feed(small(), str(cells), SPEC, 0, 1), 12)
+    batches = take(feed_of(small(), cells), 12)
     first, second = images_in(batches[:6]), images_in(batches[6:])
     assert len(set(first)) == 24
     assert set(first) == set(second)
@@ -51,28 +57,28 @@ def test_every_image_comes_once_an_epoch_in_another_order_each_time(small: Any, 
 
 
 def test_a_feed_says_what_it_trains_on_and_whether_it_was_prepared(small: Any, cells: Path, tmp_path: Path) -> None:
-    raw = Feed(small(validation_images=4), str(cells), SPEC, 0, 1).in_words()
+    raw = feed_of(small(validation_images=4), cells).in_words()
     assert raw == "Training on 24 images, validation on 8, as they are: `wbc prepare` has not seen them."
     prepare(cells, tmp_path / "prepared", crop=16)
-    assert Feed(small(), str(tmp_path / "prepared"), SPEC, 0, 1).in_words() == "Training on 24 images, validation on 0."
+    assert feed_of(small(), tmp_path / "prepared").in_words() == "Training on 24 images, validation on 0."
 
 
 def test_noise_and_timesteps_are_new_in_each_epoch(small: Any, cells: Path) -> None:
-    batches = take(Feed(small(), str(cells), SPEC, 0, 1), 12)
+    batches = take(feed_of(small(), cells), 12)
     assert len({noise.numpy().tobytes() for batch in batches for noise in batch["noise"]}) == 48
 
 
 def test_batches_from_an_update_on_are_those_that_come_anyway_whatever_the_workers(small: Any, cells: Path) -> None:
-    whole = take(Feed(small(), str(cells), SPEC, 0, 1), 10)
+    whole = take(feed_of(small(), cells), 10)
     for workers in (0, 2):
-        assert_equal(take(Feed(small(num_workers=workers), str(cells), SPEC, 0, 1), 4, step=6), whole[6:])
+        assert_equal(take(feed_of(small(num_workers=workers), cells), 4, step=6), whole[6:])
 
 
 def test_processes_and_accumulated_batches_share_out_the_same_images(small: Any, cells: Path) -> None:
     recipe = small(train_batch_size=8)
-    whole = images_in(take(Feed(recipe, str(cells), SPEC, 0, 1), 3))
+    whole = images_in(take(feed_of(recipe, cells), 3))
     parts = [
-        images_in(take(Feed(small(train_batch_size=8, gradient_accumulation_steps=2), str(cells), SPEC, rank, 2), 6))
+        images_in(take(feed_of(small(train_batch_size=8, gradient_accumulation_steps=2), cells, rank, 2), 6))
         for rank in range(2)
     ]
     for update in range(3):
@@ -82,11 +88,11 @@ def test_processes_and_accumulated_batches_share_out_the_same_images(small: Any,
 
 def test_epochs_are_turned_into_updates(small: Any, cells: Path) -> None:
     recipe = small(max_train_steps=None, num_train_epochs=2.5, train_batch_size=7)
-    assert Feed(recipe, str(cells), SPEC, 0, 1).total_steps() == 9  # 60 images in sevens
+    assert feed_of(recipe, cells).total_steps() == 9  # 60 images in sevens
 
 
 def test_validation_images_have_the_same_noise_every_time(small: Any, cells: Path) -> None:
-    feed = Feed(small(validation_images=6), str(cells), DrawSpec(16, 1000, True, True), 0, 1)
+    feed = feed_of(small(validation_images=6), cells, spec=DrawSpec(16, 1000, True, True))
     once, again = list(feed.validation_batches()), list(feed.validation_batches())
     assert sum(len(batch["image"]) for batch in once) == 6
     assert_equal(once, again)
@@ -96,17 +102,17 @@ def test_validation_images_have_the_same_noise_every_time(small: Any, cells: Pat
 def test_a_batch_that_does_not_divide_is_refused(small: Any, cells: Path, processes: int, accumulated: int) -> None:
     parts = processes * accumulated
     with pytest.raises(ValueError, match=rf"train_batch_size=4 does not divide by .*: take a multiple of {parts}\."):
-        Feed(small(gradient_accumulation_steps=accumulated), str(cells), SPEC, 0, processes)
+        feed_of(small(gradient_accumulation_steps=accumulated), cells, 0, processes)
 
 
 @pytest.mark.slow  # datasets waits 5 s where a stream is closed
 def test_a_stream_goes_on_where_it_was_but_for_what_its_buffer_held(small: Any, shards: Path) -> None:
     recipe = small(streaming=True, shuffle_buffer=1)
-    whole = Feed(recipe, str(shards), SPEC, 0, 1)
+    whole = feed_of(recipe, shards)
     expected = take(whole, 6)
-    first = Feed(recipe, str(shards), SPEC, 0, 1)
+    first = feed_of(recipe, shards)
     take(first, 3)
-    second = Feed(recipe, str(shards), SPEC, 0, 1)
+    second = feed_of(recipe, shards)
     second.go_on([first.state_dict()])
     rest = take(second, 3)
     assert_equal(rest[:2], expected[3:5])
@@ -116,7 +122,7 @@ def test_a_stream_goes_on_where_it_was_but_for_what_its_buffer_held(small: Any, 
 @pytest.mark.slow  # datasets waits 5 s where a stream is closed
 def test_processes_of_a_stream_see_other_images_noise_and_timesteps(small: Any, shards: Path) -> None:
     recipe = small(streaming=True, shuffle_buffer=2, train_batch_size=8)
-    one, two = (take(Feed(recipe, str(shards), SPEC, rank, 2), 3) for rank in range(2))
+    one, two = (take(feed_of(recipe, shards, rank, 2), 3) for rank in range(2))
     assert set(images_in(one)).isdisjoint(images_in(two))
     assert not torch.equal(one[0]["noise"], two[0]["noise"])
     assert not all(torch.equal(a["timestep"], b["timestep"]) for a, b in zip(one, two, strict=True))
@@ -127,10 +133,10 @@ def test_another_number_of_processes_starts_a_stream_at_the_next_epoch_and_forge
     small: Any, shards: Path
 ) -> None:
     recipe = small(streaming=True, shuffle_buffer=1)
-    parts = [Feed(recipe, str(shards), SPEC, rank, 2) for rank in range(2)]
+    parts = [feed_of(recipe, shards, rank, 2) for rank in range(2)]
     for part in parts:
         take(part, 2)
-    later = Feed(recipe, str(shards), SPEC, 0, 1)
+    later = feed_of(recipe, shards)
     later.go_on([part.state_dict() for part in parts])
     assert later.hashes() == sorted({*parts[0].hashes(), *parts[1].hashes()})
     take(later, 1)
@@ -139,9 +145,10 @@ def test_another_number_of_processes_starts_a_stream_at_the_next_epoch_and_forge
 
 def test_a_stream_needs_a_length_and_has_no_classes(small: Any, shards: Path) -> None:
     with pytest.raises(ValueError, match="no known length: give the recipe's max_train_steps"):
-        Feed(small(streaming=True, max_train_steps=None), str(shards), SPEC, 0, 1).total_steps()
+        feed_of(small(streaming=True, max_train_steps=None), shards).total_steps()
+    model = {"block_out_channels": [4, 8], "num_class_embeds": 3}
     with pytest.raises(ValueError, match="cannot give classes yet"):
-        Feed(small(streaming=True, class_column="abnormality"), str(shards), SPEC, 0, 1)
+        feed_of(small(streaming=True, class_column="abnormality", model=model), shards)
 
 
 @pytest.mark.slow
@@ -149,10 +156,12 @@ def test_a_script_that_fails_while_workers_run_ends(cells: Path, tmp_path: Path)
     # Workers outlive SIGTERM, which is what Python sends them at the end of a process, and then waits.
     script = f"""
 from wbc_diffusers.data.dataset import DrawSpec
+from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.recipe import DDIMRecipe
 
-feed = Feed(DDIMRecipe(train_batch_size=4, num_workers=2), {str(cells)!r}, DrawSpec(16, 1000), 0, 1)
+recipe = DDIMRecipe(train_batch_size=4, num_workers=2, resolution=16, model={{"block_out_channels": [4, 8]}})
+feed = Feed(recipe, {str(cells)!r}, DrawSpec(16, 1000), 0, 1, DDIMTask(recipe))
 batches = feed.batches(0)
 next(batches)
 raise SystemExit(7)

@@ -10,6 +10,11 @@ def classify(
     config: Annotated[str, typer.Option(help="Study: a YAML file, or a name such as thesis-hypersegmentation.")],
     out: Annotated[Path, typer.Option(help="Folder of the study; a stopped one goes on in it.")],
     data: Annotated[str | None, typer.Option(help="Prepared folder; the study's own if left out.")] = None,
+    generated: Annotated[
+        list[str] | None,
+        typer.Option(help="FOLDER=MODEL: synthetic cells, and the model that made them; in place of the study's own."),
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Multiplies all the study's numbers of images.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Trainings at a time; each takes its share of the cores.")] = 1,
 ) -> None:
     """Train classifiers with and without synthetic cells, and say whether these help."""
@@ -18,8 +23,17 @@ def classify(
     from wbc_diffusers.study.config import load_study
     from wbc_diffusers.study.study import PAGE_NAME, findings, run_study
 
-    study = load_study(find_entry(config, "training/studies", ".yaml"), data=data)
+    sets = None if generated is None else [_set_of(each) for each in generated]
+    study = load_study(find_entry(config, "training/studies", ".yaml"), data=data, generated=sets, scale=scale)
     record = run_study(study, out, processes, say=lambda line: typer.echo(line, err=True))
     for line in findings(record):
         typer.echo(line)
     typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")
+
+
+def _set_of(text: str) -> dict[str, str]:
+    """Read FOLDER=MODEL."""
+    folder, equals, model = text.partition("=")
+    if not equals or not folder or not model:
+        raise ValueError(f"--generated {text!r}: wanted FOLDER=MODEL, such as synthetic=model")
+    return {"folder": folder, "model": model}

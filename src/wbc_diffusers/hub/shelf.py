@@ -13,7 +13,7 @@ from wbc_diffusers.hub.card import Statement, build_card
 from wbc_diffusers.shelves import find_entry, shelf
 from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.gan import GANTask
-from wbc_diffusers.training.recipe import DDIMRecipe, GANRecipe, Recipe
+from wbc_diffusers.training.recipe import ClassifierRecipe, DDIMRecipe, GANRecipe, Recipe
 from wbc_diffusers.training.recipe_files import load_recipe
 from wbc_diffusers.training.task import Task
 
@@ -25,8 +25,9 @@ showed on real cells is in docs/results.md and docs/gan.md of wbc-diffusers."""
 
 
 def names() -> list[str]:
-    """The recipes, and so the pipelines and cards, by name."""
-    return sorted(path.stem for path in shelf("training/recipes").glob("*.yaml"))
+    """The recipes of generators, and so the pipelines and cards, by name; a classifier is no pipeline."""
+    paths = shelf("training/recipes").glob("*.yaml")
+    return sorted(path.stem for path in paths if not isinstance(load_recipe(path), ClassifierRecipe))
 
 
 def start(name: str, place: Path) -> Task:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,8 +95,6 @@ class StudyConfig:
             raise ValueError(f"The study's seeds are {self.seeds}; they must be different whole numbers.")
         if self.replicates < 100 or self.swap_images < 0:
             raise ValueError("The study needs replicates of 100 or more, and swap_images of 0 or more.")
-        if self.recipe.get("max_train_steps") is None:
-            raise ValueError("The study's recipe has no max_train_steps, the budget that all arms share: set it.")
         if own := {"seed", "synthetic", "synthetic_filter", "synthetic_held_out", "kind"} & self.recipe.keys():
             raise ValueError(f"The study's recipe has {', '.join(sorted(own))}, which the study sets: leave it out.")
         self.sets  # noqa: B018  (raises for what is none)
@@ -117,6 +116,24 @@ class StudyConfig:
             if not isinstance(each, dict) or each.keys() != {"folder", "model"}:
                 raise ValueError(f"The study's generated holds {each!r}; each needs a folder, and the model of it.")
         return [GeneratedSet(str(each["folder"]), str(each["model"])) for each in self.generated]
+
+    @property
+    def updates(self) -> int:
+        """The updates of every arm: the recipe's `max_train_steps`, or its `num_train_epochs` of the real images.
+
+        Raises:
+            ValueError: If it has neither, or epochs without the number of real images.
+        """
+        if (steps := self.recipe.get("max_train_steps")) is not None:
+            return int(steps)
+        epochs, sizes = self.recipe.get("num_train_epochs"), (self.recipe.get("sizes") or {}).get("train") or [None]
+        if epochs is None or None in sizes:
+            raise ValueError(
+                "The study's recipe has no budget for all arms to share: set max_train_steps, or num_train_epochs and "
+                "the sizes of train."
+            )
+        images = sum(sizes) * self.recipe.get("scale", 1.0)
+        return ceil(epochs * images / self.recipe.get("train_batch_size", ClassifierRecipe.train_batch_size))
 
     def all_arms(self) -> list[Arm]:
         """The arms, and the points of the dose-response, which are arms too."""
@@ -172,6 +189,11 @@ class StudyConfig:
         ]
         return doses + more
 
+    def _validate_every(self) -> int:
+        """Once an epoch where the budget is in epochs, else twenty times."""
+        in_epochs = self.recipe.get("max_train_steps") is None
+        return max(1, round(self.updates / (self.recipe["num_train_epochs"] if in_epochs else 20)))
+
     def recipes(self, arm: Arm, seed: int, runs: Path) -> list[ClassifierRecipe]:
         """The trainings of an arm, in their order: one, or two where another comes before.
 
@@ -185,13 +207,14 @@ class StudyConfig:
         """
         common = {
             "num_workers": 0,  # the trainings share the cores
+            "validate_every": self._validate_every(),
             **self.recipe,
             "synthetic": [each.folder for each in self.sets],
             "synthetic_held_out": self.swap_images,
             "seed": seed,
         }
-        total, batch = self.recipe["max_train_steps"], self.recipe.get("train_batch_size")
-        stages = [{**common, **arm.changes}]
+        total, batch = self.updates, self.recipe.get("train_batch_size")
+        stages = [{**common, "max_train_steps": total, **arm.changes}]
         if arm.first is not None:
             steps = arm.first.get("max_train_steps", total // 2)
             stages.insert(0, {**common, "max_train_steps": steps, **arm.first})
@@ -233,7 +256,7 @@ def folder_of(arm: Arm, seed: int, runs: Path, *, first: bool = False) -> Path:
 
 
 def load_study(path: Path, **changes: Any) -> StudyConfig:
-    """Read a study's file, with changes laid over it.
+    """Read a study's file, with changes laid over it; `scale` is the recipe's, and None changes nothing.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -248,4 +271,6 @@ def load_study(path: Path, **changes: Any) -> StudyConfig:
     if not isinstance(values, dict):
         raise ValueError(f"The study {path} must be a mapping.")
     given = {key: value for key, value in changes.items() if value is not None}
+    if (scale := given.pop("scale", None)) is not None:
+        values["recipe"] = {**(values.get("recipe") or {}), "scale": scale}
     return StudyConfig.from_dict({"name": path.stem, **values, **given})

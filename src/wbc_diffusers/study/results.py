@@ -93,6 +93,7 @@ def build_record(config: StudyConfig, arms: Sequence[ArmRuns], facts: Mapping[st
         "study": config.to_dict(),
         **facts,
         "class_names": arms[0].told[0]["trained_on"][-1]["classes"],
+        "updates": config.updates,
         "weights": _weights_in_words(config),
         "reference": reference.arm.name,
         "arms": [_arm_record(config, each, reference) for each in arms],

@@ -128,11 +128,11 @@ def do_runs(config: StudyConfig, out: Path, processes: int, say: Callable[[str],
 def _size_in_words(config: StudyConfig, left: Sequence[Run], rate: float, processes: int) -> str:
     """How much there is to do, and how long it will take by the updates that were timed."""
     recipe = config.recipes(left[0].arm, left[0].seed, Path())[-1]
-    images = len(left) * config.recipe["max_train_steps"] * recipe.train_batch_size
+    images = len(left) * config.updates * recipe.train_batch_size
     seconds = images / rate / processes
     return (
         f"{len(left)} trainings ({len(config.all_arms())} arms, {len(config.seeds)} seeds, "
-        f"{len(all_runs(config)) - len(left)} done before) of {config.recipe['max_train_steps']} updates of "
+        f"{len(all_runs(config)) - len(left)} done before) of {config.updates} updates of "
         f"{recipe.train_batch_size} images: {images / 1e6:.1f} million images at {rate:.0f} a second in each of "
         f"{processes} processes, about {in_words(seconds)}, and the validations."
     )

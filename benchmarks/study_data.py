@@ -5,11 +5,12 @@
 
 Phantom: 8,000 normal and 8,000 hypersegmented cells on the same 200 slides, split by slide. PBC: neutrophils, whose
 multilobed nuclei stand for hypersegmentation; the validation split of WBCAtt becomes the test, and one image in seven
-of its training split the validation.
+of its training split the validation. A second folder, OUT-development, holds images of the training split alone.
 """
 
 import argparse
 import csv
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from wbc_diffusers.data.prepare import prepare
 CELLS, SIZE = 8000, 64
 SPLIT = (0.64, 0.08, 0.28)
 ONE_IN = 7
+PBC_RARE = 30
 
 
 def phantom(out: Path, seed: int, kinds: list[tuple[str, int]], cells: int) -> None:
@@ -39,20 +41,44 @@ def phantom(out: Path, seed: int, kinds: list[tuple[str, int]], cells: int) -> N
 
 
 def pbc(source: Path, out: Path) -> None:
-    """Prepare the neutrophils of PBC, and make the validation split the test."""
-    prepare(
-        source, out, size=SIZE, where=["cell_type=neutrophil"],
-        maps=["nucleus_shape=segmented-multilobed:hypersegmentation:2"],
-    )  # fmt: skip
-    (out / "validation").rename(out / "test")
-    (out / "validation").mkdir()
-    columns, rows = read_rows(out / "train")
-    # By the hash of the pixels, so that an image's place depends on no other.
-    moved = [row for row in rows if int(row["pixel_sha256"][:8], 16) % ONE_IN == 0]
-    for row in moved:
-        (out / "train" / row["file_name"]).rename(out / "validation" / row["file_name"])
-    write_rows(out / "validation", columns, moved)
-    write_rows(out / "train", columns, [row for row in rows if row not in moved])
+    """Prepare the neutrophils of PBC twice: to report on, and of its training split alone to choose by."""
+    with TemporaryDirectory(dir=out.parent) as place:
+        prepared = Path(place) / "prepared"
+        prepare(
+            source, prepared, size=SIZE, where=["cell_type=neutrophil"],
+            maps=["nucleus_shape=segmented-multilobed:hypersegmentation:2"],
+        )  # fmt: skip
+        columns, train = read_rows(prepared / "train")
+        _, test = read_rows(prepared / "validation")
+        rows = [{**row, "place": str(prepared / "train" / row["file_name"])} for row in train]
+        test = [{**row, "place": str(prepared / "validation" / row["file_name"])} for row in test]
+        validation = [row for row in rows if drawn(row) % ONE_IN == 0]
+        rest = sorted((row for row in rows if drawn(row) % ONE_IN), key=lambda row: row["pixel_sha256"])
+        write_folder(out, columns, {"train": rest, "validation": validation, "test": test})
+
+        # Those that the report trains on are no part of what is chosen by, and those chosen by are not reported on.
+        rare = [row for row in rest if row["abnormality"] != "none"]
+        normal = [row for row in rest if row["abnormality"] == "none"]
+        judges = [row for row in normal if drawn(row) % 10 < 3]
+        learn = [row for row in normal if drawn(row) % 10 >= 3]
+        development = {
+            "train": learn + rare[PBC_RARE : 2 * PBC_RARE], "validation": validation,
+            "test": judges + rare[2 * PBC_RARE :],
+        }  # fmt: skip
+        write_folder(out.with_name(out.name + "-development"), columns, development)
+
+
+def drawn(row: dict[str, str]) -> int:
+    """A number that depends on the image alone."""
+    return int(row["pixel_sha256"][-8:], 16)
+
+
+def write_folder(out: Path, columns: list[str], splits: dict[str, list[dict[str, str]]]) -> None:
+    for split, rows in splits.items():
+        (out / split).mkdir(parents=True)
+        for row in rows:
+            shutil.copy(row["place"], out / split / row["file_name"])
+        write_rows(out / split, columns, rows)
 
 
 def read_rows(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -63,7 +89,7 @@ def read_rows(folder: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def write_rows(folder: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
+        table = csv.DictWriter(file, columns, extrasaction="ignore")
         table.writeheader()
         table.writerows(rows)
 

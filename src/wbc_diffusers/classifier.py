@@ -98,19 +98,27 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
 
     try:
         config = AutoConfig.from_pretrained(pretrained)
-        _set_options(config, options, pretrained)
-        if class_names is not None:
-            _name_classes(config, class_names)
+    except (OSError, ValueError) as error:
+        raise _unavailable(pretrained, error) from error
+    _check_options(config, options, pretrained)
+    config.update(options)
+    if class_names is not None:
+        _name_classes(config, class_names)
+    try:
         network = AutoModelForImageClassification.from_pretrained(
             pretrained, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
         )
-    except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise OSError(
-            f"The classifier {pretrained} cannot be loaded ({reason}): give a folder by --pretrained, or null there to "
-            "train from random weights."
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _unavailable(pretrained, error) from error
     return _with_torch_momentum(network)
+
+
+def _unavailable(pretrained: str, error: Exception) -> OSError:
+    reason = str(error).splitlines()[0].rstrip(".")
+    return OSError(
+        f"The classifier {pretrained} cannot be loaded ({reason}): give a folder by --pretrained, or null there to "
+        "train from random weights."
+    )
 
 
 def new_network(class_names: Sequence[str], **options: Any) -> Any:
@@ -123,8 +131,8 @@ def new_network(class_names: Sequence[str], **options: Any) -> Any:
 
     options = {"depth_multiplier": 0.75, **options} if "model_type" not in options else options
     kind = options.pop("model_type", "mobilenet_v2")
-    config = AutoConfig.for_model(kind)
-    _set_options(config, options, kind)
+    _check_options(AutoConfig.for_model(kind), options, kind)
+    config = AutoConfig.for_model(kind, **options)
     _name_classes(config, class_names)
     return _with_torch_momentum(AutoModelForImageClassification.from_config(config))
 
@@ -140,12 +148,10 @@ def read_processor(pretrained: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _set_options(config: Any, options: dict[str, Any], name: str) -> None:
-    for option, value in options.items():
-        if not hasattr(config, option):
-            known = ", ".join(sorted(config.to_diff_dict()))
-            raise ValueError(f"The model {name} has no option {option!r}; some of its options are {known}.")
-        setattr(config, option, value)
+def _check_options(config: Any, options: dict[str, Any], name: str) -> None:
+    if unknown := [option for option in options if not hasattr(config, option)]:
+        known = ", ".join(sorted(config.to_dict()))
+        raise ValueError(f"The model {name} has no option {unknown[0]!r}; its options are {known}.")
 
 
 def _name_classes(config: Any, class_names: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def passes(recipe: ClassifierRecipe, pool: Any, real: Any, classes: Classes) -> 
     """Whether each image (N,) of a pool is one of its class by a classifier's confidence, and like the real ones.
 
     The likeness of an image is the cosine between its features and those of the nearest real training image of its
-    class. It must reach a low quantile of what real images have among themselves.
+    class. It must reach a low quantile of what real images have among themselves; null asks for none.
     """
     wanted = {"confidence": CONFIDENCE, "similarity": SIMILARITY, **recipe.synthetic_filter}
     judge = Classifier.from_pretrained(Path(wanted["classifier"]))
@@ -114,7 +114,8 @@ def passes(recipe: ClassifierRecipe, pool: Any, real: Any, classes: Classes) -> 
         members, others = of_real[real_labels == number], of_pool[labels == number]
         among = members @ members.T
         np.fill_diagonal(among, -1.0)
-        bound = np.quantile(among.max(1), wanted["similarity"]) if len(members) > 1 else -1.0
+        anything = wanted["similarity"] is None or len(members) < 2
+        bound = -np.inf if anything else np.quantile(among.max(1), wanted["similarity"])
         like[labels == number] = (others @ members.T).max(1) >= bound
     return confident & like
 

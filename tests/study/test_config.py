@@ -1,0 +1,123 @@
+"""Studies in files: arms, budgets, doses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from wbc_diffusers.shelves import shelf
+from wbc_diffusers.study.config import StudyConfig, load_study
+from wbc_diffusers.training.recipe import ClassifierRecipe
+
+Study = Callable[..., StudyConfig]
+
+
+def small(**changes: Any) -> StudyConfig:
+    values = {
+        "data": "data",
+        "generated": [{"folder": "made", "model": "model"}],
+        "recipe": {"max_train_steps": 100, "sizes": {"train": [50, 5]}},
+        "arms": {"real": None, "with": {"synthetic_ratio": [0.5, 4.0]}},
+    }
+    return StudyConfig.from_dict({**values, **changes})
+
+
+def recipes(study: StudyConfig, arm: str) -> list[ClassifierRecipe]:
+    return study.recipes(next(each for each in study.all_arms() if each.name == arm), 7, Path("runs"))
+
+
+def test_an_arm_is_the_study_s_recipe_with_what_it_names() -> None:
+    real, both = (recipes(small(), name)[0] for name in ("real", "with"))
+    assert replace(real, name="", synthetic=[], synthetic_held_out=0) == replace(
+        both, name="", synthetic=[], synthetic_held_out=0, synthetic_ratio=[]
+    )
+    assert (real.synthetic, both.synthetic, both.synthetic_ratio) == ([], ["made"], [0.5, 4.0])
+    assert (real.seed, real.max_train_steps, both.synthetic_held_out) == (7, 100, 200)
+
+
+def test_arms_with_synthetic_images_are_known_as_such_also_where_only_the_first_training_has_them() -> None:
+    study = small(arms={"real": {"focal_gamma": 2.0}, "pre": {"first": {"synthetic_ratio": [1.0, 1.0]}}})
+    assert {arm.name: arm.synthetic for arm in study.all_arms()} == {"real": False, "pre": True}
+
+
+def test_a_first_training_takes_half_of_the_updates_and_hands_on_its_weights() -> None:
+    study = small(arms={"real": None, "pre": {"first": {"real_images": False, "synthetic_ratio": [1.0, 1.0]}}})
+    first, second = recipes(study, "pre")
+    assert (first.max_train_steps, second.max_train_steps) == (50, 50)
+    assert (first.real_images, second.real_images, second.synthetic_ratio) == (False, True, [])
+    assert (second.pretrained, second.model) == (str(Path("runs/pre/seed-7-first")), {})
+    third = small(arms={"real": None, "pre": {"first": {"synthetic_ratio": [1.0, 1.0], "max_train_steps": 20}}})
+    assert [each.max_train_steps for each in recipes(third, "pre")] == [20, 80]
+
+
+def test_a_filter_is_judged_by_the_named_arm_of_the_same_seed() -> None:
+    kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": {"confidence": 0.7}}
+    arms = {"real": None, "kept": kept}
+    assert recipes(small(arms=arms), "kept")[0].synthetic_filter == {
+        "confidence": 0.7,
+        "classifier": str(Path("runs/real/seed-7")),
+    }
+
+
+def test_the_budget_in_epochs_is_of_the_real_images_whatever_the_arm() -> None:
+    study = small(recipe={"num_train_epochs": 10.0, "train_batch_size": 11, "sizes": {"train": [50, 5]}, "scale": 2.0})
+    assert study.updates == 100
+    assert {recipes(study, name)[0].max_train_steps for name in ("real", "with")} == {100}
+    assert recipes(study, "real")[0].validate_every == 10
+
+
+def test_doses_are_arms_with_other_numbers_of_synthetic_or_real_images() -> None:
+    dose = {"arm": "with", "ratios": [1, 2], "real_arm": "real", "more_real": [10]}
+    arms = {arm.name: arm for arm in small(dose=dose).all_arms()}
+    assert list(arms) == ["real", "with", "with, 1 for each real one", "with, 2 for each real one", "real, 10 real"]
+    one = recipes(small(dose=dose), "with, 1 for each real one")[0]
+    assert one.synthetic_ratio == [0.125, 1.0]  # the normal ones in the same proportion
+    assert recipes(small(dose=dose), "real, 10 real")[0].sizes["train"] == [50, 10]
+
+
+@pytest.mark.parametrize("path", sorted(shelf("training/studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_on_the_shelf_is_read_and_written_back(path: Path, tmp_path: Path) -> None:
+    study = load_study(path)
+    (tmp_path / "copy.yaml").write_text(yaml.safe_dump(study.to_dict()))
+    assert load_study(tmp_path / "copy.yaml") == study
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"arms": {"with": {"synthetic_ratio": [0.0, 1.0]}}}, "All arms of the study have synthetic images"),
+        ({"arms": {"real": None, "Real!": None}}, "too alike"),
+        ({"arms": {"real": {"oversampling": True}}}, "The arm real: .*Did you mean oversample"),
+        ({"arms": {"real": {"max_train_steps": 7}}}, "another budget than max_train_steps 100"),
+        ({"arms": {"real": {"train_batch_size": 7}}}, "another budget"),
+        ({"arms": {"real": None, "kept": {"filtered_by": "nobody"}}}, "filtered by 'nobody'"),
+        ({"arms": {"real": [1]}}, "must be a mapping"),
+        ({"recipe": {}}, "no budget"),
+        ({"recipe": {"max_train_steps": 10, "seed": 3}}, "has seed, which the study sets"),
+        ({"generated": [{"folder": "made"}]}, "each needs a folder, and the model"),
+        ({"seeds": [1, 1]}, "must be different"),
+        ({"specificity": 95.0}, "must lie between 0 and 1"),
+        ({"arm": {}}, "Did you mean arms"),
+        ({"dose": {"arm": "with"}}, "needs arm, ratios, real_arm and more_real"),
+        (
+            {"dose": {"arm": "real", "ratios": [1], "real_arm": "real", "more_real": [9]}},
+            "an arm with synthetic images",
+        ),
+        ({"dose": {"arm": "with", "ratios": [1], "real_arm": "with", "more_real": [9]}}, "an arm without"),
+    ],
+)
+def test_a_study_that_means_nothing_is_refused_with_what_would(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        small(**changes)
+
+
+def test_files_that_are_no_study_are_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no study"):
+        load_study(tmp_path / "none.yaml")
+    for text, told in (("- a", "must be a mapping"), ("a: [", "is not YAML"), ("data: x", "has no arms, recipe")):
+        (tmp_path / "s.yaml").write_text(text)
+        with pytest.raises(ValueError, match=told):
+            load_study(tmp_path / "s.yaml")

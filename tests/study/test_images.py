@@ -1,0 +1,128 @@
+"""The images that judge: nothing of them was trained on, and what else stops a study before it begins."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wbc_diffusers.data.dataset import hashes_of
+from wbc_diffusers.data.loading import load_cells
+from wbc_diffusers.study.config import StudyConfig
+from wbc_diffusers.study.images import LeakError, check_images, load_images
+
+Study = Callable[..., StudyConfig]
+
+
+def changed_copy(folder: Path, to: Path, change: Callable[[Path], None]) -> str:
+    shutil.copytree(folder, to)
+    change(to)
+    return str(to)
+
+
+def test_what_judges_is_what_the_sizes_say_and_what_the_generators_know_is_told(study: Study) -> None:
+    facts, images = check_images(study()), load_images(study())
+    assert facts["images"] == {
+        "test": {"normal": 20, "hypersegmentation": 6},
+        "validation": {"normal": 10, "hypersegmentation": 4},
+    }
+    assert (len(images.test), len(images.validation)) == (26, 14)
+    base, rare = facts["generators"]
+    assert base["trained_on"]["train"] == {"normal": 40, "hypersegmentation": 0}
+    assert rare["trained_on"]["train"] == {"normal": 40, "hypersegmentation": 6}  # its own six, and its base's
+    assert sum(rare["trained_on"]["test"].values()) == 0
+    assert images.swap is not None
+    assert sorted(images.swap["file_name"]) == [f"{i:08}.png" for i in (*range(12, 20), *range(32, 40))]
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+@pytest.mark.parametrize("of_parent", [False, True])
+def test_a_judging_image_that_a_generator_knows_stops_the_study(
+    study: Study, place: Path, split: str, of_parent: bool, tmp_path: Path
+) -> None:
+    seen = hashes_of(load_images(study()).test if split == "test" else load_images(study()).validation)[3]
+
+    def learn(model: Path) -> None:
+        manifest = json.loads((model / "training_manifest.json").read_text())
+        (manifest["parents"][0] if of_parent else manifest)["image_pixel_sha256"].append(seen)
+        (model / "training_manifest.json").write_text(json.dumps(manifest))
+
+    model = changed_copy(place / "rare", tmp_path / "rare", learn)
+    with pytest.raises(LeakError, match=rf"rare was trained on images that are to judge \({split}\): 1 of"):
+        check_images(study(generated=[{"folder": str(place / "abnormal"), "model": model}]))
+
+
+def rewrite(folder: Path, change: Callable[[list[dict[str, str]]], None]) -> None:
+    with (folder / "metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def test_a_group_on_two_sides_stops_the_study(study: Study, place: Path, tmp_path: Path) -> None:
+    def tear(data: Path) -> None:
+        rewrite(data / "test", lambda rows: rows[0].update(group="slide-251"))
+
+    data = changed_copy(place / "data", tmp_path / "data", tear)
+    with pytest.raises(LeakError, match="1 groups lie in several splits, such as slide-251 in train and test"):
+        check_images(study(data=data))
+
+
+def test_an_image_in_two_splits_stops_the_study(study: Study, place: Path, tmp_path: Path) -> None:
+    def copy(data: Path) -> None:
+        shutil.copy(data / "train" / "00001003.png", data / "validation" / "00002003.png")
+
+    data = changed_copy(place / "data", tmp_path / "data", copy)
+    with pytest.raises(LeakError, match="1 images lie in train and in validation"):
+        check_images(study(data=data))
+
+
+def test_a_folder_of_another_model_stops_the_study(study: Study, place: Path) -> None:
+    with pytest.raises(ValueError, match="were made by another model than"):
+        check_images(study(generated=[{"folder": str(place / "abnormal"), "model": str(place / "base")}]))
+
+
+def test_a_folder_that_nobody_generated_stops_the_study(study: Study, place: Path) -> None:
+    with pytest.raises(ValueError, match="not marked as synthetic: give a folder of `wbc generate`"):
+        check_images(study(generated=[{"folder": str(place / "data" / "train"), "model": str(place / "base")}]))
+
+
+def test_a_model_without_a_manifest_stops_the_study(study: Study, place: Path, tmp_path: Path) -> None:
+    model = changed_copy(place / "rare", tmp_path / "rare", lambda m: (m / "training_manifest.json").unlink())
+    with pytest.raises(FileNotFoundError, match="nobody can say what it was trained on"):
+        check_images(study(generated=[{"folder": str(place / "abnormal"), "model": model}]))
+
+
+def test_a_missing_split_is_told_with_what_it_is_for(study: Study, place: Path, tmp_path: Path) -> None:
+    data = changed_copy(place / "data", tmp_path / "data", lambda d: shutil.rmtree(d / "test"))
+    with pytest.raises(ValueError, match=r"no split 'test'.*A study needs all three"):
+        check_images(study(data=data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"recipe": {"sizes": {"train": [41, 6]}}},
+            "41 images of train .* of class normal are wanted, and there are 40",
+        ),
+        (
+            {"arms": {"real": None, "with": {"synthetic_ratio": [0.0, 6.0]}}},
+            "wants 36 synthetic images .* there are 32",
+        ),
+    ],
+)
+def test_too_few_images_for_an_arm_are_told_before_any_training(study: Study, changes: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_images(study(**changes))
+
+
+def test_the_test_images_are_those_of_the_split(study: Study, place: Path) -> None:
+    known = set(hashes_of(load_cells(str(place / "data"), "test")))
+    assert set(load_images(study()).test["pixel_sha256"]) <= known

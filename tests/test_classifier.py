@@ -103,6 +103,16 @@ def test_a_model_of_other_classes_gets_a_new_last_layer_and_one_of_these_keeps_i
     assert other.weight.shape[0] == 3
 
 
+def test_a_model_of_as_many_other_classes_gets_a_new_last_layer_too(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path)
+    torch.manual_seed(1)
+    other = load_network(str(tmp_path), ["normal", "dohle_bodies"])
+    assert not torch.equal(other.classifier.weight, classifier.network.classifier.weight)
+    assert other.config.id2label == {0: "normal", 1: "dohle_bodies"}
+    body = other.mobilenet_v2.state_dict()
+    assert all(torch.equal(value, body[name]) for name, value in classifier.network.mobilenet_v2.state_dict().items())
+
+
 def test_unknown_options_and_missing_models_are_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no option 'depth_multiplicator'"):
         new_network(NAMES, depth_multiplicator=0.5)

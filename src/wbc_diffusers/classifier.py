@@ -48,7 +48,7 @@ class Classifier(nn.Module):
     def features_and_logits(self, sample: Tensor) -> tuple[Tensor, Tensor]:
         """What the last linear layer sees (B, D), and what it makes of that (B, C)."""
         seen: list[Tensor] = []
-        head = [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
+        head = _head(self.network)
         handle = head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].flatten(1)))
         try:
             logits = self(sample)
@@ -102,6 +102,7 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
         raise _unavailable(pretrained, error) from error
     _check_options(config, options, pretrained)
     config.update(options)
+    before = list(config.id2label.values())
     if class_names is not None:
         _name_classes(config, class_names)
     try:
@@ -110,7 +111,14 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
         )
     except (OSError, ValueError) as error:
         raise _unavailable(pretrained, error) from error
+    if class_names is not None and before != list(class_names) and len(before) == len(class_names):
+        _head(network).reset_parameters()  # it fits, but means other classes
     return _with_torch_momentum(network)
+
+
+def _head(network: Any) -> Any:
+    """The last linear layer."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
 def _unavailable(pretrained: str, error: Exception) -> OSError:

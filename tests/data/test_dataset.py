@@ -14,8 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from wbc_diffusers.data.dataset import CellImages, DrawSpec, SeededBatches, StreamedBatches, draw, square_pixels
+from wbc_diffusers.data.check import RefusedImageError
+from wbc_diffusers.data.dataset import (
+    CellImages,
+    DrawSpec,
+    SeededBatches,
+    StreamedBatches,
+    draw,
+    first_by_hash,
+    hashes_of,
+    square_pixels,
+)
+from wbc_diffusers.data.images import write_png
 from wbc_diffusers.data.loading import load_cells
+from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.data.prepare import prepare
 
 ImageFolder = Callable[..., Path]
@@ -88,6 +100,33 @@ def test_timesteps_are_even_and_noise_is_normal() -> None:
     assert abs(np.corrcoef(timesteps, noise[:, 0, 0, 0])[0, 1]) < 4 / 5000**0.5
 
 
+def test_randaugment_changes_nothing_but_the_image() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (16, 16, 3), np.uint8)
+    plain, strong = (DrawSpec(16, 1000, True, True, rand_augment=given) for given in (None, (2, 9)))
+    for index in range(20):
+        one, other = draw(pixels, plain, 0, index), draw(pixels, strong, 0, index)
+        assert torch.equal(one["noise"], other["noise"])
+        assert one["timestep"] == other["timestep"]
+
+
+def test_randaugment_is_drawn_anew_each_time_and_moves_no_black_corners_in() -> None:
+    slide = np.full((16, 16, 3), (200, 170, 190), np.uint8)
+    slide[6:10, 6:10] = 90
+    seen = [draw(slide, DrawSpec(16, 10, rand_augment=(1, 9)), 0, i)["image"].numpy() for i in range(60)]
+    assert len({image.tobytes() for image in seen}) > 15
+    for image in seen:
+        edge = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
+        assert np.ptp(edge, axis=1).max() == 0  # one operation: of one colour, whatever it is
+
+
+def test_workers_draw_the_same_randaugment_as_the_main_process(cells: datasets.Dataset) -> None:
+    images = CellImages(cells, DrawSpec(16, 10, rand_augment=(2, 9)), seed=3)
+    here, there = (
+        list(islice(DataLoader(images, batch_sampler=SeededBatches(10, 5, 3), num_workers=n), 3)) for n in (0, 1)
+    )
+    assert all(same(a, b) for a, b in zip(here, there, strict=True))
+
+
 # Pixels
 
 
@@ -144,6 +183,35 @@ def test_an_image_that_was_exchanged_after_the_preparation_is_refused(
 def test_an_image_is_never_enlarged(cells: datasets.Dataset) -> None:
     with pytest.raises(ValueError, match=r"Image 4\.png has 16 x 16 px, fewer than the recipe's resolution 17"):
         CellImages(cells, DrawSpec(17, 10))[0, 4]
+
+
+def test_hashes_of_generated_images_are_given_where_they_may_be_only(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (16, 16, 3), np.uint8)
+    write_png(tmp_path / "0.png", pixels, TRAINED)
+    data = load_cells(str(tmp_path), "train")
+    with pytest.raises(RefusedImageError, match="made by a trained model"):
+        hashes_of(data)
+    assert hashes_of(data, may_be_generated=True) == [hashlib.sha256(pixels.tobytes()).hexdigest()]
+
+
+def test_fewer_images_by_hash_are_always_among_more_whatever_their_order(image_folder: ImageFolder) -> None:
+    data = load_cells(str(image_folder([f"{i}.png" for i in range(12)])), "train")
+    pixels = {row["file_name"]: np.asarray(row["image"]).tobytes() for row in data}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in pixels.items()}
+    ordered = sorted(hashes, key=lambda name: hashes[name])
+    for count in (1, 5, 12):
+        assert list(first_by_hash(data, count)["file_name"]) == ordered[:count]
+    backwards = data.select(range(11, -1, -1))
+    assert list(first_by_hash(backwards, 5)["file_name"]) == ordered[:5]
+    with pytest.raises(ValueError, match="Split train of x holds 12 images, and 13 are wanted: take fewer, or bring"):
+        first_by_hash(data, 13, "Split train of x")
+
+
+def test_a_cell_without_a_slide_to_normalise_is_told_by_name(image_folder: ImageFolder) -> None:
+    data = load_cells(str(image_folder(["a.png"])), "train")
+    dark = data.map(lambda row: {"image": Image.new("RGB", (16, 16), (20, 20, 20))})
+    with pytest.raises(ValueError, match=r"Image a\.png has no bright background to normalise: .*background null"):
+        CellImages(dark, DrawSpec(16, 10, background=(230.0, 230.0, 230.0))).pixels(0)
 
 
 # Classes

@@ -198,3 +198,14 @@ def test_generated_files_without_metadata_are_refused_by_their_mark(image_folder
         CellImages(load_cells(str(top), "train"), DrawSpec(16, 10)).hashes()
     write_png(top / "a" / "fake.png", np.zeros((16, 16, 3), np.uint8), "algorithmicMedia")
     assert len(CellImages(load_cells(str(top), "train"), DrawSpec(16, 10)).hashes()) == 2
+
+
+def test_generated_images_are_loaded_by_who_asks_for_them(image_folder: ImageFolder, tmp_path: Path) -> None:
+    top = image_folder([{"file_name": f"{i}.png", "synthetic": "true"} for i in range(2)])
+    write_png(top / "1.png", np.zeros((16, 16, 3), np.uint8), "trainedAlgorithmicMedia")
+    data = load_cells(str(top), "train", may_be_generated=True)
+    assert data["synthetic"] == ["true", "true"]
+    data.to_parquet(tmp_path / "cells.parquet")
+    with pytest.raises(ValueError, match="made by a trained model"):
+        load_cells(str(tmp_path / "cells.parquet"), "train")
+    assert len(load_cells(str(tmp_path / "cells.parquet"), "train", may_be_generated=True)) == 2

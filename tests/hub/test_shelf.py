@@ -47,6 +47,13 @@ def test_recipes_pipelines_and_cards_have_the_same_names():
     assert thesis | {"ours-64", "ours-192"} <= set(NAMES)
 
 
+def test_recipe_of_a_classifier_has_no_pipeline(tmp_path, monkeypatch):
+    (tmp_path / "sorts.yaml").write_text("kind: classifier\npretrained: null\n")
+    (tmp_path / "makes.yaml").write_text("kind: ddim\n")
+    monkeypatch.setattr("wbc_diffusers.hub.shelf.shelf", lambda place: tmp_path)
+    assert names() == ["makes"]
+
+
 def test_shelf_holds_configuration_only():
     kinds = {path.name for path in (ROOT / "pipelines").glob("*/**/*") if path.is_file()}
     assert kinds == {"model_index.json", "config.json", "scheduler_config.json"}

@@ -96,7 +96,7 @@ def test_every_study_on_the_shelf_is_read_and_written_back(path: Path, tmp_path:
         ({"arms": {"real": None, "kept": {"filtered_by": "nobody"}}}, "filtered by 'nobody'"),
         ({"arms": {"real": [1]}}, "must be a mapping"),
         ({"recipe": {}}, "no budget"),
-        ({"recipe": {"max_train_steps": 10, "seed": 3}}, "has seed, which the study sets"),
+        ({"recipe": {"max_train_steps": 10, "seed": 3}}, "has seed, which the study or its arms set"),
         ({"generated": [{"folder": "made"}]}, "each needs a folder, and the model"),
         ({"seeds": [1, 1]}, "must be different"),
         ({"specificity": 95.0}, "must lie between 0 and 1"),
@@ -112,6 +112,75 @@ def test_every_study_on_the_shelf_is_read_and_written_back(path: Path, tmp_path:
 def test_a_study_that_means_nothing_is_refused_with_what_would(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         small(**changes)
+
+
+MADE = {"synthetic_ratio": [0.0, 1.0]}
+DOSE = {"arm": "with", "ratios": [1], "real_arm": "real", "more_real": [9]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        # What the study sets is no arm's: another folder would be trained on without proof of where it comes from.
+        ({"arms": {"real": None, "with": {**MADE, "synthetic": ["other"]}}}, "arm with has synthetic, which the study"),
+        ({"arms": {"real": None, "with": {**MADE, "synthetic_held_out": 0}}}, "has synthetic_held_out, which the"),
+        ({"arms": {"real": None, "with": {"first": {**MADE, "synthetic": ["b"]}}}}, "arm with has synthetic, which"),
+        ({"arms": {"real": {"seed": 5}}}, "arm real has seed, which the study sets"),
+        ({"recipe": {"max_train_steps": 9, **MADE}}, "recipe has synthetic_ratio, which the study or its arms set"),
+        # What judges is the same for all.
+        ({"arms": {"real": None, "three": {"grades": "apart"}}, "recipe": {"max_train_steps": 9}},
+         "arm three has another grades, and what judges"),
+        ({"arms": {"real": {"where": {"stain": "MGG"}}}}, "arm real has another where"),
+        ({"arms": {"real": {"abnormality": "dohle_bodies"}}}, "arm real has another abnormality"),
+        ({"arms": {"real": {"scale": 0.5}}}, "arm real has another scale"),
+        ({"arms": {"real": {"mixed_precision": "bf16"}}}, "arm real has another mixed_precision"),
+        ({"arms": {"real": {"sizes": {"train": [5, 5], "test": [9, 9]}}}}, "arm real has another sizes of test"),
+        ({"arms": {"real": None, "pre": {"first": {**MADE, "grades": "apart"}}}}, "list of 3 numbers"),
+        # Parts that mean nothing.
+        ({"arms": {"real": None, "pre": {"first": [1]}}}, r"arm pre has first \[1\]; it must be a mapping"),
+        ({"arms": {"real": None, "kept": {"filtered_by": "real"}}}, "kept is filtered, but has no synthetic images"),
+        ({"arms": {"a": {**MADE, "filtered_by": "b"}, "b": {**MADE, "filtered_by": "c"}, "c": None}},
+         "filtered by 'b', which must be an arm that is not filtered itself"),
+        ({"arms": {"kept": {**MADE, "filtered_by": "real"}, "real": [1]}}, "arm real is .*; it must be a mapping"),
+        ({"arms": {"real": None, "kept": {**MADE, "synthetic_filter": {"confidence": 0.9}}}}, "has no classifier"),
+        ({"generated": [{"folder": "made", "model": "a"}, {"folder": "made", "model": "b"}]}, "a folder twice: made"),
+        ({"generated": "made"}, "generated is 'made'; it must be a list of mappings"),
+        ({"recipe": {"max_train_steps": "fast"}}, "max_train_steps is 'fast'; it must be a whole number"),
+        ({"recipe": {"max_train_steps": 1}, "arms": {"real": None, "pre": {"first": {}}}}, "max_train_steps is 0"),
+        ({"seeds": []}, "must be different whole numbers"),
+        ({"replicates": 99}, "replicates of 100 or more"),
+        # Doses.
+        ({"dose": DOSE, "arms": {"real": None, "with": {"first": MADE}}}, "dose's arm with has no synthetic abnormal"),
+        ({"dose": DOSE, "arms": {"real": None, "with": {"synthetic_ratio": [1.0, 0.0]}}}, "has no synthetic abnormal"),
+        ({"dose": {**DOSE, "ratios": 3}}, "dose's ratios are 3; they must be a list of numbers above 0"),
+        ({"dose": {**DOSE, "more_real": [0]}}, r"dose's more_real are \[0\]"),
+        ({"dose": DOSE, "recipe": {"max_train_steps": 9, "sizes": None}}, "set sizes of train"),
+        ({"dose": DOSE, "recipe": {"max_train_steps": 9, "sizes": {"train": [5, None]}}}, "set sizes of train"),
+        ({"dose": DOSE, "recipe": {"max_train_steps": 9, "grades": "apart"}}, "A dose-response is of two classes"),
+    ],
+)  # fmt: skip
+def test_a_study_that_could_not_be_compared_is_refused_before_any_training(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        small(**changes)
+
+
+def test_arms_may_train_on_other_images_and_look_at_them_otherwise() -> None:
+    arms = {"real": None, "few": {"sizes": {"train": [9, 3]}}, "wide": {"resolution": 64, "train_batch_size": 32}}
+    assert recipes(small(arms=arms), "few")[0].sizes == {"train": [9, 3]}
+    assert recipes(small(arms=arms), "wide")[0].resolution == 64  # and 32 is the default
+
+
+def test_a_filter_is_of_every_training_of_its_arm_that_takes_synthetic_images() -> None:
+    first = {"real_images": False, "synthetic_ratio": [1.0, 1.0]}
+    asked = {"filtered_by": "real", "synthetic_filter": {"confidence": 0.7}}
+    wanted = {"confidence": 0.7, "classifier": str(Path("runs/real/seed-7"))}
+    for more, second in (({}, {}), (MADE, wanted)):
+        arms = {"real": None, "kept": {**more, **asked, "first": first}}
+        assert [each.synthetic_filter for each in recipes(small(arms=arms), "kept")] == [wanted, second]
+
+
+def test_the_budget_is_read_as_a_recipe_reads_it() -> None:
+    assert small(recipe={"max_train_steps": "1e3"}).updates == 1000  # text to YAML 1.1
 
 
 def test_files_that_are_no_study_are_told(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from wbc_diffusers.data.dataset import hashes_of
 from wbc_diffusers.data.loading import load_cells
 from wbc_diffusers.study.config import StudyConfig
-from wbc_diffusers.study.images import LeakError, check_images, load_images
+from wbc_diffusers.study.images import LeakError, check_images, fingerprints, load_images
 
 Study = Callable[..., StudyConfig]
 
@@ -121,6 +121,68 @@ def test_a_missing_split_is_told_with_what_it_is_for(study: Study, place: Path, 
 def test_too_few_images_for_an_arm_are_told_before_any_training(study: Study, changes: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         check_images(study(**changes))
+
+
+def test_a_class_that_an_arm_would_not_see_is_told_before_any_training(study: Study) -> None:
+    arms = {"real": None, "alone": {"real_images": False, "synthetic_ratio": [0.0, 2.0]}}
+    with pytest.raises(ValueError, match="The arm alone has no training image of class normal: it needs some of each"):
+        check_images(study(arms=arms))
+    with pytest.raises(ValueError, match="The arm real has no training image of class hypersegmentation"):
+        check_images(study(recipe={"sizes": {"train": [20, 0]}}, arms={"real": None}))
+
+
+def test_a_real_folder_with_a_generated_image_stops_the_study(study: Study, place: Path, tmp_path: Path) -> None:
+    def plant(data: Path) -> None:
+        shutil.copy(place / "normal" / "00000000.png", data / "train" / "00001000.png")
+
+    data = changed_copy(place / "data", tmp_path / "data", plant)
+    with pytest.raises(ValueError, match="made by a trained model"):
+        check_images(study(data=data))
+
+
+def test_a_generated_folder_whose_images_do_not_say_so_stops_the_study(
+    study: Study, place: Path, tmp_path: Path
+) -> None:
+    def unmark(folder: Path) -> None:
+        rewrite(folder, lambda rows: rows[1].update(synthetic=""))
+
+    made = changed_copy(place / "abnormal", tmp_path / "abnormal", unmark)
+    with pytest.raises(ValueError, match="holds images that are not marked as synthetic"):
+        check_images(study(generated=[{"folder": made, "model": str(place / "rare")}]))
+
+
+def test_fingerprints_tell_other_cells_classes_and_models_and_no_other_place(
+    study: Study, place: Path, tmp_path: Path
+) -> None:
+    def relabel(data: Path) -> None:
+        rewrite(data / "validation", lambda rows: rows[-1].update(abnormality="none", grade="0"))
+
+    before = fingerprints(study())
+    for number, (change, same) in enumerate(
+        (
+            (lambda data: None, True),
+            (relabel, False),
+            (lambda data: (data / "test" / "00003007.png").write_bytes((data / "test" / "00003008.png").read_bytes()),
+             False),
+        )
+    ):  # fmt: skip
+        data = changed_copy(place / "data", tmp_path / str(number), change)
+        now = fingerprints(study(data=data))
+        assert (now["real"] == before["real"]) is same
+        assert now["synthetic"] == before["synthetic"]
+
+    def more(folder: Path) -> None:
+        shutil.copy(folder / "00000000.png", folder / "00000099.png")
+
+    sets = study().generated
+    moved = [
+        {**each, "folder": changed_copy(Path(each["folder"]), tmp_path / f"made-{i}", more)}
+        for i, each in enumerate(sets)
+    ]
+    assert fingerprints(study(generated=moved)) == before
+    fewer = fingerprints(study(generated=sets[:1]))
+    assert fewer["real"] == before["real"]
+    assert fewer["synthetic"] != before["synthetic"]
 
 
 def test_the_test_images_are_those_of_the_split(study: Study, place: Path) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
 
 from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.predictions import Predictions
+from wbc_diffusers.study.runs import StudyStoppedError
 from wbc_diffusers.study.study import findings, run_study
 
 Study = Callable[..., StudyConfig]
@@ -213,3 +215,16 @@ def test_a_killed_study_goes_on_to_the_same_predictions(done: Any, study: Study,
         k: v for k, v in predictions(done[0]).items() if k.split("/")[1] in ("oversampled", "synthetic", "filtered")
     }
     assert_equal(predictions(out), same)
+
+
+def test_a_training_that_is_killed_is_told_with_what_to_do(study: Study, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_a_worker(line: str) -> None:
+        if not killed:
+            workers = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+            killed.append(workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(StudyStoppedError, match="What was done is kept: start the same command again"):
+        run_study(study(), tmp_path / "out", 1, kill_a_worker)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,6 +92,54 @@ def test_focal_loss_is_the_papers(draws: tuple[Tensor, Tensor]) -> None:
     assert classification_loss(logits, target, focal_gamma=2.0).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_is_the_papers_for_any_power_and_weight_and_near_certainty(gamma: float) -> None:
+    logits = torch.tensor([[9.0, 0.0], [0.0, 1.0], [-3.0, 2.0]])
+    target, weights = torch.tensor([0, 0, 1]), torch.tensor([0.5, 4.0])
+    odds = np.exp(logits.double().numpy())
+    p = odds[np.arange(3), target] / odds.sum(1)
+    w = weights.double().numpy()[target]
+    expected = np.sum(w * -((1 - p) ** gamma) * np.log(p)) / np.sum(w)
+    assert classification_loss(logits, target, weights, gamma).item() == pytest.approx(expected, rel=1e-5)
+    sure = classification_loss(logits[:1], target[:1], None, gamma).item()
+    assert sure == pytest.approx(-((1 - p[0]) ** gamma) * np.log(p[0]), rel=1e-3, abs=0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_has_a_slope_where_the_network_is_sure(gamma: float) -> None:
+    logits = torch.tensor([[60.0, 0.0], [0.0, 60.0], [0.0, 1.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(classification_loss(logits, torch.tensor([0, 0, 1]), None, gamma), logits)
+    assert slope.isfinite().all()
+    assert slope[0].abs().max() < 1e-6
+    assert slope[1].abs().max() > 0.1  # sure, and wrong
+
+
+def test_mixup_mixes_images_and_classes_by_the_same_share(data: Path) -> None:
+    task = ClassifierTask(recipe(mixup_alpha=0.4, class_weights=True))
+    task.load(str(data), "train")
+    images = torch.rand(8, 3, SIDE, SIDE)
+    labels = torch.tensor([0, 1, 0, 0, 1, 0, 1, 1])
+    seen: list[Tensor] = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            seen.append(image)
+            return image.mean((2, 3))[:, :2]
+
+    torch.manual_seed(3)
+    loss = task.loss("classifier", {"classifier": Spy()}, {"image": images, "label": labels})
+    partner = images.roll(1, 0)
+    share = ((seen[0] - partner) / (images - partner)).median().item()
+    assert 0.0 < share < 1.0
+    torch.testing.assert_close(seen[0], share * images + (1 - share) * partner, atol=1e-5, rtol=0)
+    logits = seen[0].mean((2, 3))[:, :2]
+    one, two = (
+        torch.nn.functional.cross_entropy(logits, each, weight=task.class_weights) for each in (labels, labels.roll(1))
+    )
+    # Both have the same classes, and so the same sum of weights.
+    assert loss.item() == pytest.approx((share * one + (1 - share) * two).item(), rel=1e-4)
+
+
 def test_a_mix_of_two_images_has_the_mix_of_their_losses(draws: tuple[Tensor, Tensor]) -> None:
     logits, _ = draws
     one, two = (torch.full((16,), k) for k in (0, 2))
@@ -157,6 +206,42 @@ def test_published_are_the_weights_of_the_lowest_validation_loss(data: Path, tmp
     assert best < 10, "the run was to get worse"
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "short"))
     assert json.loads((tmp_path / "run" / "score.json").read_text())["step"] == best
+
+
+@pytest.mark.parametrize("when", ["in its update", "in its validation"])
+def test_a_run_told_to_stop_at_its_best_weights_still_publishes_them(data: Path, tmp_path: Path, when: str) -> None:
+    worse = recipe(max_train_steps=10, learning_rate=9.0, lr_scheduler="constant_with_warmup", lr_warmup_steps=60)
+    train_classifier(worse, str(data), tmp_path / "whole")
+    best = json.loads((tmp_path / "whole" / "score.json").read_text())["step"]
+    assert best < 10, "the run was to get worse"
+
+    class Told(ClassifierTask):
+        updates = 0
+
+        def loss(self, *arguments: Any) -> Tensor:
+            self.updates += 1
+            if self.updates == best and when == "in its update":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().loss(*arguments)
+
+        def validate(self, *arguments: Any) -> dict[str, float]:
+            if self.updates == best and when == "in its validation":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().validate(*arguments)
+
+    assert not Trainer(Told(worse), worse, str(data), tmp_path / "run").run()
+    assert train_classifier(worse, str(data), tmp_path / "run", resume="latest")
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert log_of(tmp_path / "run", "validation/loss") == log_of(tmp_path / "whole", "validation/loss")
+
+
+def test_a_finished_classifier_without_checkpoints_is_not_trained_over(data: Path, tmp_path: Path) -> None:
+    train_classifier(recipe(max_train_steps=1), str(data), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = weights(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+        train_classifier(recipe(max_train_steps=1, seed=1), str(data), tmp_path / "run", resume="latest")
+    assert_equal(weights(tmp_path / "run"), before)
 
 
 def test_without_a_validation_split_the_last_weights_are_published(data: Path, tmp_path: Path) -> None:
@@ -227,6 +312,15 @@ def test_randaugment_changes_an_image_by_its_key_alone(data: Path) -> None:
     assert all(torch.equal(image, strong[0, i]["image"]) for i, image in enumerate(first))
     assert any(not torch.equal(image, strong[1, i]["image"]) for i, image in enumerate(first))
     assert any(not torch.equal(image, plain[0, i]["image"]) for i, image in enumerate(first))
+
+
+def test_validation_images_are_shown_as_they_are(data: Path, tmp_path: Path) -> None:
+    drawn = recipe(rand_augment=[2, 9], random_flip=True, random_turn=True, mixup_alpha=0.4)
+    feed = Trainer(ClassifierTask(drawn), drawn, str(data), tmp_path / "run").feed
+    shown = torch.cat([batch["image"] for batch in feed.validation_batches()])
+    rows = load_cells(str(data), "validation")
+    plain = {np.asarray(row["image"]).transpose(2, 0, 1).tobytes() for row in rows}
+    assert {np.rint((image.numpy() + 1) * 127.5).astype(np.uint8).tobytes() for image in shown} == plain
 
 
 def test_a_background_is_brought_to_the_wanted_colour(tmp_path: Path) -> None:

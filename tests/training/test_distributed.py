@@ -1,6 +1,7 @@
 """Two real processes that talk by gloo, beside one with the same global batch."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
@@ -13,8 +14,12 @@ from accelerate.launchers import debug_launcher
 from datasets import Dataset, Image
 from safetensors.torch import load_file
 
+from tests.shaded import SMALL as SMALL_CLASSIFIER
+from tests.shaded import write_splits
+from wbc_diffusers.training.classifier import train_classifier
 from wbc_diffusers.training.ddim import train_ddim
 from wbc_diffusers.training.gan import train_gan
+from wbc_diffusers.training.recipe import ClassifierRecipe
 
 OPTIONS = {
     "max_train_steps": 6,
@@ -37,7 +42,7 @@ def launch(processes: ForkServerContext) -> Callable[..., int]:
 
     def run(count: int, *arguments: Any) -> int:
         # The launcher forks, which only a process without threads of torch may do.
-        train = train_ddim if arguments[0].kind == "ddim" else train_gan
+        train = {"ddim": train_ddim, "gan": train_gan, "classifier": train_classifier}[arguments[0].kind]
         target, given = (debug_launcher, (train, arguments, count)) if count > 1 else (train, arguments)
         process = processes.Process(target=target, args=given)
         process.start()
@@ -156,3 +161,39 @@ def test_with_batch_norm_two_processes_keep_the_same_weights_and_resume(
     for part in NO_NORMS:
         whole, parts = published(tmp_path / "whole", part), published(tmp_path / "parts", part)
         assert all(torch.equal(parts[name], value) for name, value in whole.items())
+
+
+NO_BATCH_NORM = {
+    "model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 32,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_classifier_that_one_does_and_publish_the_same_best(
+    launch: Any, log_of: Any, tmp_path: Path
+) -> None:
+    data = write_splits(tmp_path / "cells")
+    options = {
+        "model": NO_BATCH_NORM, "max_train_steps": 8, "gradient_accumulation_steps": 2, "oversample": True,
+        "rand_augment": [2, 9], "random_flip": True, "log_every": 1, "validate_every": 2, "checkpoint_every": 4,
+        "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 40, "learning_rate": 1.0, "optimizer": "sgd",
+    }  # fmt: skip
+    recipe = ClassifierRecipe.from_dict({**SMALL_CLASSIFIER, **options})
+    for count in (1, 2):
+        assert launch(count, recipe, str(data), tmp_path / str(count)) == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "2"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0, atol=2e-5)
+    for mine, theirs in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
+        assert {k: v for k, v in theirs.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in mine.items() if k != "seconds"}, abs=1e-4
+        )
+    scores = [json.loads((tmp_path / name / "score.json").read_text()) for name in ("1", "2")]
+    assert scores[0]["step"] == scores[1]["step"]
+    # From a checkpoint of the two one goes on to the same.
+    shutil.copytree(tmp_path / "2" / "checkpoints" / "checkpoint-4", tmp_path / "checkpoint-4")
+    assert launch(1, recipe, str(data), tmp_path / "3", str(tmp_path / "checkpoint-4")) == 0
+    third = load_file(tmp_path / "3" / "checkpoints" / "checkpoint-8" / "model.safetensors")
+    for key, value in load_file(tmp_path / "1" / "checkpoints" / "checkpoint-8" / "model.safetensors").items():
+        torch.testing.assert_close(third[key], value, rtol=0, atol=2e-5)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from wbc_diffusers.training.checkpoints import Checkpoints
+from wbc_diffusers.training.classifier import ClassifierTask
 from wbc_diffusers.training.output import check_output, only_run
 
 
@@ -35,6 +36,16 @@ def test_a_folder_of_others_is_not_taken_for_a_run_that_was_cut_off(tmp_path: Pa
     (tmp_path / "recipe.yaml").write_text("cake: {flour: 500 g}")
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
         check(tmp_path, "latest")
+
+
+def test_a_finished_classifier_without_checkpoints_is_not_trained_over(tmp_path: Path) -> None:
+    # As a study leaves it; what makes it whole is config.json, not model_index.json.
+    (tmp_path / "recipe.yaml").write_text("{kind: classifier, name: a, seed: 0, resolution: 16}")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
+    assert check_output(tmp_path, "nowhere", checkpoints, "latest", ClassifierTask.last_file) is None
+    (tmp_path / "config.json").touch()
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+        check_output(tmp_path, "nowhere", checkpoints, "latest", ClassifierTask.last_file)
 
 
 def test_an_output_among_the_images_is_refused(tmp_path: Path) -> None:

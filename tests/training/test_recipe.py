@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from wbc_diffusers.shelves import shelf
-from wbc_diffusers.training.recipe import DDIMRecipe, Recipe
+from wbc_diffusers.training.recipe import ClassifierRecipe, DDIMRecipe, GANRecipe, Recipe
 from wbc_diffusers.training.recipe_files import load_recipe, parse_overrides
 
 
@@ -80,6 +80,7 @@ def test_options_are_fields_with_values_as_in_yaml(options: list[str], fields: d
         (["--seed"], "--seed: expected one argument"),
         (["--kind", "gan"], "Unknown option '--kind'. The options are"),
         (["--r1-weight", "1"], "'--r1-weight'. It is for a recipe of kind gan, and this one is another"),
+        (["--synthetic-ratio", "[0, 1]"], "'--synthetic-ratio'. It is for a recipe of kind classifier, and this one"),
         (["--where", "{a: "], "--where: '{a: ' is not YAML"),
     ],
 )
@@ -109,6 +110,7 @@ def test_a_wrong_option_is_told(options: list[str], message: str) -> None:
         ("optimizer", "lion", "optimizer is 'lion'; it must be one of adamw, adam, sgd"),
         ("random_flip", "yes please", "random_flip is 'yes please'; it must be true or false"),
         ("where", 3, "where is 3; it must be a mapping"),
+        ("max_train_samples", 0, "max_train_samples is 0; it must be above 0"),
         ("snr_gamma", 5.0, "snr_gamma is 5.0, and its loss l1: .* Set loss l2, or snr_gamma null"),
     ],
 )
@@ -129,3 +131,86 @@ def test_a_recipe_with_tuples_is_plain_data_all_the_way_down() -> None:
     assert recipe.to_dict()["model"] == {"block_out_channels": [4, 8]}
     assert recipe.to_dict()["adam_betas"] == [0.9, 0.999]
     assert isinstance(recipe, Recipe)
+
+
+def test_a_stream_can_not_be_cut_to_a_number_of_images() -> None:
+    assert DDIMRecipe(max_train_samples=5).max_train_samples == 5
+    with pytest.raises(ValueError, match="max_train_samples, which a stream can't choose: set streaming false"):
+        DDIMRecipe(max_train_samples=5, streaming=True)
+
+
+# Classifiers.
+
+SYNTHETIC = {"synthetic": ["made"], "synthetic_ratio": [0.0, 1.0]}
+
+
+def test_the_defaults_of_a_classifier_are_those_of_section_4_4() -> None:
+    thesis = {
+        "pretrained": "google/mobilenet_v2_0.75_160", "abnormality": "hypersegmentation", "grades": "merged",
+        "optimizer": "adam", "learning_rate": 5e-6, "num_train_epochs": 150.0, "resolution": 192,
+    }  # fmt: skip
+    recipe = ClassifierRecipe()
+    assert {name: getattr(recipe, name) for name in thesis} == thesis
+    assert (recipe.num_classes, ClassifierRecipe(grades="apart").num_classes) == (2, 3)
+    plain = ("oversample", "class_weights", "focal_gamma", "rand_augment", "mixup_alpha", "background", "ema_decay")
+    assert not any(getattr(recipe, name) for name in plain)
+
+
+def test_options_of_a_classifier_are_read_as_in_yaml() -> None:
+    options = ["--sizes", "{train: [9, null]}", "--synthetic", "[a, b]", "--synthetic-ratio", "[0, 2]"]
+    options += ["--rand-augment", "[2, 9]", "--image-mean", "[0, 1, 0.5]", "--pretrained", "null", "--scale", "1"]
+    recipe = ClassifierRecipe.from_dict(parse_overrides(ClassifierRecipe, options))
+    assert recipe == ClassifierRecipe(
+        sizes={"train": [9, None]}, synthetic=["a", "b"], synthetic_ratio=[0.0, 2.0], rand_augment=(2, 9),
+        image_mean=(0.0, 1.0, 0.5), pretrained=None, scale=1.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation_images": 64}, "can't have validation_images 64, .* all normal: set sizes of validation"),
+        ({"rand_augment": [0, 9]}, r"rand_augment is \[0, 9\]; it must be a number of operations above 0"),
+        ({"rand_augment": [2, 31]}, r"rand_augment is \[2, 31\]; .* a magnitude from 0 to 30"),
+        ({"rand_augment": [2, -1]}, "a magnitude from 0 to 30"),
+        ({"rand_augment": [2]}, "must be a list of 2 numbers or null"),
+        ({**SYNTHETIC, "synthetic_ratio": [0.0, math.inf]}, "a list of 2 numbers of 0 or more"),
+        ({**SYNTHETIC, "synthetic_ratio": [0.0, math.nan]}, "a list of 2 numbers of 0 or more"),
+        ({"sizes": {"train": [1.5, 2]}}, "a list of 2 numbers of 0 or more"),
+        ({"sizes": {"train": 5}}, "sizes of train are 5"),
+        ({"synthetic_held_out": -1}, "synthetic_held_out is -1; it must be 0 or more"),
+        ({"scale": 0}, "scale is 0.0; it must be above 0"),
+        ({"focal_gamma": -1}, "focal_gamma is -1.0; it must be 0 or more"),
+        ({"abnormality": "none"}, "abnormality is 'none'; it must be one of hypersegmentation"),
+        ({"streaming": True}, "can't have streaming True"),
+        ({"max_train_samples": 9}, "can't have max_train_samples 9"),
+        ({"class_column": "x"}, "can't have class_column x"),
+        ({"evaluate_every": 5}, "can't have evaluate_every 5"),
+    ],
+)
+def test_a_classifier_that_can_not_be_trained_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassifierRecipe.from_dict(changes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"confidence": "high"}, r"confidence 'high'; it must lie in \[0, 1\]"),
+        ({"confidence": 1.5}, "confidence 1.5"),
+        ({"confidence": None}, "confidence None"),
+        ({"similarity": -0.1}, "similarity -0.1"),
+        ({"similarity": math.nan}, "similarity nan"),
+    ],
+)
+def test_a_filter_asks_for_shares(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassifierRecipe.from_dict({**SYNTHETIC, "synthetic_filter": {"classifier": "judge", **asked}})
+    whole = {"classifier": "judge", "confidence": 1, "similarity": None}
+    assert ClassifierRecipe.from_dict({**SYNTHETIC, "synthetic_filter": whole}).synthetic_filter == whole
+
+
+def test_without_validation_is_a_choice() -> None:
+    assert ClassifierRecipe(validation_images=0).validation_images == 0
+    assert ClassifierRecipe().validation_images is None
+    assert (DDIMRecipe().validation_images, GANRecipe().validation_images) == (64, 64)

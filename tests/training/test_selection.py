@@ -119,6 +119,6 @@ def test_the_filter_drops_planted_cells_of_the_other_class_and_keeps_the_right_o
     assert len(numbers) >= 16
     told = task.facts["synthetic_images"]["hypersegmentation"]
     assert told == {"wanted": 36, "passed": len(numbers), "taken": len(numbers)}
-    nothing = replace(filtered, synthetic_filter={**filtered.synthetic_filter, "confidence": 1.01})
+    nothing = replace(filtered, synthetic_filter={**filtered.synthetic_filter, "confidence": 1.0})
     with pytest.raises(ValueError, match="No synthetic image of class hypersegmentation passes the filter"):
         ClassifierTask(nothing).load(str(data), "train")

@@ -15,6 +15,10 @@ from wbc_diffusers.training.recipe import ClassifierRecipe
 LEAST_SEEDS = 5
 """Below so many trainings of each arm, chance between them can't be told from what the arms do."""
 _OWN_PARTS = {"first", "filtered_by"}
+_SET_HERE = {"kind", "seed", "synthetic", "synthetic_held_out"}
+_OF_ARMS = {"synthetic_filter", "synthetic_ratio"}
+_SHARED = ("abnormality", "grades", "where", "scale", "mixed_precision")
+"""Fields that no arm has otherwise: what judges is the same for all, and a process keeps its first precision."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,10 @@ class StudyConfig:
             raise ValueError(f"The study's seeds are {self.seeds}; they must be different whole numbers.")
         if self.replicates < 100 or self.swap_images < 0:
             raise ValueError("The study needs replicates of 100 or more, and swap_images of 0 or more.")
-        if own := {"seed", "synthetic", "synthetic_filter", "synthetic_held_out", "kind"} & self.recipe.keys():
-            raise ValueError(f"The study's recipe has {', '.join(sorted(own))}, which the study sets: leave it out.")
+        if own := (_SET_HERE | _OF_ARMS) & self.recipe.keys():
+            raise ValueError(
+                f"The study's recipe has {', '.join(sorted(own))}, which the study or its arms set: leave it out."
+            )
         self.sets  # noqa: B018  (raises for what is none)
         arms = self.all_arms()
         slugs = [arm.slug for arm in arms]
@@ -115,6 +121,9 @@ class StudyConfig:
         for each in self.generated:
             if not isinstance(each, dict) or each.keys() != {"folder", "model"}:
                 raise ValueError(f"The study's generated holds {each!r}; each needs a folder, and the model of it.")
+        folders = [str(each["folder"]) for each in self.generated]
+        if len(set(folders)) < len(folders):
+            raise ValueError(f"The study's generated names a folder twice: {', '.join(sorted(folders))}.")
         return [GeneratedSet(str(each["folder"]), str(each["model"])) for each in self.generated]
 
     @property
@@ -125,7 +134,7 @@ class StudyConfig:
             ValueError: If it has neither, or epochs without the number of real images.
         """
         if (steps := self.recipe.get("max_train_steps")) is not None:
-            return int(steps)
+            return ClassifierRecipe.from_dict({"max_train_steps": steps}).max_train_steps or 0
         epochs, sizes = self.recipe.get("num_train_epochs"), (self.recipe.get("sizes") or {}).get("train") or [None]
         if epochs is None or None in sizes:
             raise ValueError(
@@ -144,10 +153,18 @@ class StudyConfig:
         if not isinstance(parts, dict):
             raise ValueError(f"The arm {name} is {parts!r}; it must be a mapping, or nothing.")
         changes = {key: value for key, value in parts.items() if key not in _OWN_PARTS}
-        by = parts.get("filtered_by")
-        if by is not None and (by not in self.arms or (self.arms[by] or {}).get("filtered_by")):
+        first, by = parts.get("first"), parts.get("filtered_by")
+        if first is not None and not isinstance(first, dict):
+            raise ValueError(f"The arm {name} has first {first!r}; it must be a mapping.")
+        if own := _SET_HERE & {*changes, *(first or {})}:
+            raise ValueError(f"The arm {name} has {', '.join(sorted(own))}, which the study sets: leave it out.")
+        judge = {} if by is None else self.arms.get(by) or {}
+        if by is not None and (by not in self.arms or (isinstance(judge, dict) and judge.get("filtered_by"))):
             raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
-        return Arm(str(name), changes, parts.get("first"), by)
+        arm = Arm(str(name), changes, first, by)
+        if by is not None and not arm.synthetic:
+            raise ValueError(f"The arm {name} is filtered, but has no synthetic images: set its synthetic_ratio.")
+        return arm
 
     def _doses(self, arms: Mapping[str, Arm]) -> list[Arm]:
         """The arms of the dose-response: one arm with other numbers of synthetic or of real abnormal images."""
@@ -155,6 +172,10 @@ class StudyConfig:
             return []
         if self.dose.keys() != {"arm", "ratios", "real_arm", "more_real"}:
             raise ValueError("The study's dose needs arm, ratios, real_arm and more_real, and nothing else.")
+        for name in ("ratios", "more_real"):
+            given = self.dose[name]
+            if not isinstance(given, list) or not all(isinstance(n, int | float) and n > 0 for n in given):
+                raise ValueError(f"The dose's {name} are {given!r}; they must be a list of numbers above 0.")
         if self.recipe.get("grades", "merged") != "merged":
             raise ValueError("A dose-response is of two classes: set grades merged, or leave the study's dose out.")
         for role, synthetic in (("arm", True), ("real_arm", False)):
@@ -164,10 +185,15 @@ class StudyConfig:
                     f"The dose's {role} is {self.dose[role]!r}; it must be an arm {what} synthetic images."
                 )
         arm, real = arms[self.dose["arm"]], arms[self.dose["real_arm"]]
-        train = self.recipe.get("sizes", {}).get("train")
+        train = (self.recipe.get("sizes") or {}).get("train")
         if not train or train[1] is None:
             raise ValueError("A dose-response needs the number of real abnormal images: set sizes of train.")
-        normal, abnormal = arm.changes["synthetic_ratio"]
+        normal, abnormal = arm.changes.get("synthetic_ratio") or [0.0, 0.0]
+        if not abnormal:
+            raise ValueError(
+                f"The dose's arm {arm.name} has no synthetic abnormal images beside the real ones: set its "
+                "synthetic_ratio, such as [0.0, 1.0]."
+            )
         doses = [
             Arm(
                 f"{arm.name}, {ratio:g} for each real one",
@@ -213,27 +239,39 @@ class StudyConfig:
             "synthetic_held_out": self.swap_images,
             "seed": seed,
         }
-        total, batch = self.updates, self.recipe.get("train_batch_size")
+        total = self.updates
         stages = [{**common, "max_train_steps": total, **arm.changes}]
         if arm.first is not None:
             steps = arm.first.get("max_train_steps", total // 2)
             stages.insert(0, {**common, "max_train_steps": steps, **arm.first})
             stages[1] |= {"pretrained": str(folder_of(arm, seed, runs, first=True)), "model": {}}
             stages[1]["max_train_steps"] = total - steps
-        if arm.filtered_by is not None:
-            judge = self._arm(arm.filtered_by, self.arms[arm.filtered_by] or {})
-            told = {**stages[-1].get("synthetic_filter", {}), "classifier": str(folder_of(judge, seed, runs))}
-            stages[-1]["synthetic_filter"] = told
         for stage in stages:
-            if "synthetic_ratio" not in stage:
-                stage |= {"synthetic": [], "synthetic_held_out": 0}
+            takes_synthetic = any(stage.get("synthetic_ratio") or [])
+            if not takes_synthetic:
+                stage |= {"synthetic": [], "synthetic_ratio": [], "synthetic_held_out": 0}
+            if arm.filtered_by is not None:
+                judge = self._arm(arm.filtered_by, self.arms[arm.filtered_by] or {})
+                asked = arm.changes.get("synthetic_filter", {}) | {"classifier": str(folder_of(judge, seed, runs))}
+                stage["synthetic_filter"] = asked if takes_synthetic else {}
         try:
             made = [ClassifierRecipe.from_dict({"name": arm.slug, **stage}) for stage in stages]
+            base = ClassifierRecipe.from_dict({**common, "synthetic": []})
         except ValueError as error:
             raise ValueError(f"The arm {arm.name}: {error}") from error
-        if sum(each.max_train_steps or 0 for each in made) != total or {s.get("train_batch_size") for s in stages} != {
-            batch
-        }:
+        own = [name for name in _SHARED if any(getattr(each, name) != getattr(base, name) for each in made)]
+        own += [
+            f"sizes of {split}"
+            for split in ("validation", "test")
+            if any(each.sizes.get(split) != base.sizes.get(split) for each in made)
+        ]
+        if own:
+            raise ValueError(
+                f"The arm {arm.name} has another {', '.join(own)}, and what judges is the same for all arms: set it in "
+                "the study's recipe."
+            )
+        batches = {each.train_batch_size for each in made}
+        if sum(each.max_train_steps or 0 for each in made) != total or batches != {base.train_batch_size}:
             raise ValueError(f"The arm {arm.name} has another budget than max_train_steps {total}: all have the same.")
         return made
 

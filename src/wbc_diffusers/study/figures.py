@@ -58,7 +58,7 @@ def recall_chart(record: Mapping[str, Any]) -> "Figure":
             axes.axvline(found["value"], color=MUTED, linewidth=1, linestyle=":")
     axes.set_yticks(places, [arm["name"] for arm in arms], fontsize=9)
     axes.set_ylim(-0.7, len(arms) - 0.3)
-    axes.set_xlabel(f"recall at {record['study']['specificity']:.0%} specificity", color=INK, fontsize=9)
+    axes.set_xlabel(f"recall at {100 * record['study']['specificity']:g} % specificity", color=INK, fontsize=9)
     axes.grid(axis="x", color="#e6e7ea", linewidth=0.8)
     axes.grid(visible=False, axis="y")
     return figure

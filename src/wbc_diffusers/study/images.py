@@ -1,5 +1,7 @@
 """The images of a study: those that judge the classifiers, and proof that nothing was trained on them."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +73,24 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
         _check_counts(config, arm)
     counts = {name: _counts(getattr(images, name), recipe) for name in ("test", "validation")}
     return {"images": counts, "generators": seen}
+
+
+def fingerprints(config: StudyConfig) -> dict[str, str]:
+    """What tells the images of a study from others: the real ones with their classes, and who made the synthetic ones.
+
+    Raises:
+        ValueError: If a folder of synthetic images tells nothing of its model.
+    """
+    recipe = _any_recipe(config)
+    splits = [_load_split(config, recipe, split) for split in SPLITS]
+    content = {
+        "real": [[list(data["pixel_sha256"]), list(data[CLASS_COLUMN])] for data in splits],
+        "synthetic": [
+            {name: told for name, told in (settings_of(Path(each.folder)) or {}).items() if name != "seeds"}
+            for each in config.sets
+        ],
+    }
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in content.items()}
 
 
 def _any_recipe(config: StudyConfig) -> ClassifierRecipe:
@@ -148,12 +168,16 @@ def _hashes(data: Any, name: str) -> Sequence[str]:
 def _check_counts(config: StudyConfig, arm: Arm) -> None:
     """Raise ValueError if there are too few images for an arm, before any training begins."""
     for recipe in config.recipes(arm, config.seeds[0], Path()):
+        classes = classes_of(recipe)
         real = load_real(recipe, config.data, "train")
+        of_real = np.bincount(class_numbers(real, classes), minlength=recipe.num_classes)
+        ratios = recipe.synthetic_ratio or [0.0] * recipe.num_classes
+        for name, ratio, count in zip(classes.names, ratios, of_real, strict=True):
+            if not count * recipe.real_images + round(ratio * count):
+                raise ValueError(f"The arm {arm.name} has no training image of class {name}: it needs some of each.")
         if not any(recipe.synthetic_ratio):
             continue
-        classes = classes_of(recipe)
         there = np.bincount(class_numbers(load_pool(recipe), classes), minlength=recipe.num_classes)
-        of_real = np.bincount(class_numbers(real, classes), minlength=recipe.num_classes)
         for name, ratio, count, pool in zip(classes.names, recipe.synthetic_ratio, of_real, there, strict=True):
             if (wanted := round(ratio * count)) > pool:
                 raise ValueError(

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import class_numbers
 from wbc_diffusers.data.parallel import end_with_parent
 from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
-from wbc_diffusers.study.images import StudyImages, load_images
+from wbc_diffusers.study.images import StudyImages, fingerprints, load_images
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.training.classifier import ClassifierTask, train_classifier
 from wbc_diffusers.training.files import write_whole
@@ -31,6 +32,10 @@ DONE_NAME = "run.json"
 SETS = ("test", "validation", "swap")
 _TIMED_UPDATES = 6
 _FOLLOWS_NO_RECIPE = {"num_workers", "checkpoint_every", "keep_checkpoints", "log_every", "tracker"}
+
+
+class StudyStoppedError(RuntimeError):
+    """A study that something outside of it stopped; it goes on where it was."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,14 @@ def all_runs(config: StudyConfig) -> list[Run]:
     return [Run(arm, seed) for seed in config.seeds for arm in arms]
 
 
-def is_done(config: StudyConfig, run: Run, out: Path) -> bool:
+def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) -> bool:
     """Whether a run was done before.
+
+    Args:
+        config: The study.
+        run: The run.
+        out: Its folder.
+        cells: Of `fingerprints`.
 
     Raises:
         ValueError: If it was done by another recipe, or on other images, than it would be now.
@@ -63,7 +74,8 @@ def is_done(config: StudyConfig, run: Run, out: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["recipes"]
+        told = json.loads(path.read_text(encoding="utf-8"))
+        before = told["recipes"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove {path.parent}, and it is trained again.") from error
     now = _recipes_as_data(config.recipes(run.arm, run.seed, runs))
@@ -78,7 +90,17 @@ def is_done(config: StudyConfig, run: Run, out: Path) -> bool:
             f"{run.in_words} was trained with another {', '.join(sorted(changed)) or 'number of stages'} in "
             f"{path.parent}: give another --out, or remove that folder."
         )
+    if told.get("cells", (mine := _cells_of(run, cells))) != mine:
+        raise ValueError(
+            f"{run.in_words} was trained or judged on other images than those given now, in {path.parent}: give the "
+            "same, or another --out."
+        )
     return True
+
+
+def _cells_of(run: Run, cells: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints of what a run sees."""
+    return {name: value for name, value in cells.items() if name == "real" or run.arm.synthetic}
 
 
 def _recipes_as_data(recipes: Sequence[ClassifierRecipe]) -> list[dict[str, Any]]:
@@ -103,10 +125,11 @@ def do_runs(config: StudyConfig, out: Path, processes: int, say: Callable[[str],
         processes: How many trainings run at a time.
         say: Called with a line now and then.
     """
-    left = [run for run in all_runs(config) if not is_done(config, run, out)]
+    cells = fingerprints(config)
+    left = [run for run in all_runs(config) if not is_done(config, run, out, cells)]
     if not left:
         return
-    with _pool(config, out, processes) as pool:
+    with _pool(config, out, processes, cells) as pool:
         rate = min(pool.map(_time_updates, [config] * processes))
         say(_size_in_words(config, left, rate, processes))
         started, done = time.monotonic(), 0
@@ -150,17 +173,22 @@ _here: dict[str, Any] = {}
 
 
 @contextlib.contextmanager
-def _pool(config: StudyConfig, out: Path, processes: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(config: StudyConfig, out: Path, processes: int, cells: Mapping[str, str]) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     number = context.Value("i", 0)
-    pool = ProcessPoolExecutor(processes, context, _start, (config, out, processes, number))
+    pool = ProcessPoolExecutor(processes, context, _start, (config, out, processes, cells, number))
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise StudyStoppedError(
+            "A training's process was ended from outside, as for want of memory. What was done is kept: start the same "
+            "command again, perhaps with fewer --processes."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start(config: StudyConfig, out: Path, processes: int, number: Any) -> None:
+def _start(config: StudyConfig, out: Path, processes: int, cells: Mapping[str, str], number: Any) -> None:
     """Make ready a process: its share of the cores or its own GPU, and the images that judge."""
     end_with_parent()
     with number.get_lock():
@@ -172,25 +200,28 @@ def _start(config: StudyConfig, out: Path, processes: int, number: Any) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    _here.update(config=config, out=out, images=load_images(config))
+    _here.update(config=config, out=out, cells=cells, images=load_images(config))
 
 
 def _time_updates(config: StudyConfig) -> float:
     """Images a second that this process trains on, while the others do so too."""
-    recipe = config.recipes(config.all_arms()[0], config.seeds[0], Path())[-1]
+    recipe = config.recipes(config.all_arms()[0], config.seeds[0], Path())[0]
     task = ClassifierTask(recipe)
-    model = task.models["classifier"].train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = task.models["classifier"].train().to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     shape = (recipe.train_batch_size, 3, recipe.resolution, recipe.resolution)
-    batch = {"image": torch.zeros(shape), "label": torch.zeros(len(torch.zeros(shape)), dtype=torch.int64)}
+    images, labels = torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.int64, device=device)
     started = 0.0
     for update in range(_TIMED_UPDATES + 1):
         if update == 1:
             started = time.monotonic()  # the first one makes its buffers
-        task.loss("classifier", task.models, batch).backward()
+        task.loss("classifier", task.models, {"image": images, "label": labels}).backward()
         optimizer.step()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return _TIMED_UPDATES * recipe.train_batch_size / (time.monotonic() - started)
 
 
@@ -207,10 +238,11 @@ def _do(run: Run) -> float:
     started = time.monotonic()
     with (folder.parent / f"seed-{run.seed}.log").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         for recipe, place in zip(recipes, folders, strict=True):
-            if not (place / ClassifierTask.last_file).is_file():
-                done = train_classifier(recipe, config.data, place, resume="latest")
-                if not done:
-                    raise SystemExit(143)
+            if not (place / "checkpoints").is_dir():
+                shutil.rmtree(place, ignore_errors=True)  # of a run that was done, and is wanted anew
+            # Also where it is done: the recipe may have changed since the study was stopped.
+            if not train_classifier(recipe, config.data, place, resume="latest"):
+                raise SystemExit(143)
     found = judge(folder, recipes[-1], images)
     for name, predictions in found.items():
         predictions.save(folder / f"{name}.npz")
@@ -218,13 +250,14 @@ def _do(run: Run) -> float:
         "arm": run.arm.name,
         "seed": run.seed,
         "recipes": _recipes_as_data(recipes),
+        "cells": _cells_of(run, _here["cells"]),
         "trained_on": [_manifest(place)["training"] for place in folders],
         "seconds": round(time.monotonic() - started, 1),
     }
+    write_whole(folder / DONE_NAME, (json.dumps(told, indent=1) + "\n").encode())
     for place in folders:
         for spare in ("checkpoints", "best"):
             shutil.rmtree(place / spare, ignore_errors=True)
-    write_whole(folder / DONE_NAME, (json.dumps(told, indent=1) + "\n").encode())
     test = found["test"]
     return recall_at_specificity(test.scores, test.abnormal, config.specificity)
 

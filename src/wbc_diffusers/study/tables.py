@@ -10,7 +10,7 @@ _MAIN = "recall_at_specificity"
 
 def headers(record: Mapping[str, Any]) -> list[str]:
     """The columns."""
-    at = f"{record['study']['specificity']:.0%}".replace("%", " %")
+    at = f"{100 * record['study']['specificity']:g} %"
     return [
         "arm", "real cells", "synthetic cells", f"recall at {at} specificity", "95 % interval",
         "difference to the best without", "95 % interval", "McNemar p", "AUROC", "AUPRC", "F1",
@@ -53,7 +53,7 @@ def _row(arm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
 
 def points(difference: float) -> str:
     """A difference of shares in points of percent, with its sign."""
-    return f"{100 * difference:+.1f}"
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0: nothing is -0.0
 
 
 def p_value(p: float) -> str:

@@ -106,7 +106,7 @@ class Trainer:
         if recipe.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError("mixed_precision fp16 needs an accelerator, and there is only a CPU: set bf16 or no.")
         self.checkpoints = Checkpoints(output / "checkpoints", recipe.keep_checkpoints)
-        checkpoint = check_output(output, source, self.checkpoints, resume)
+        checkpoint = check_output(output, source, self.checkpoints, resume, task.last_file)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             output.mkdir(parents=True, exist_ok=True)
@@ -231,6 +231,8 @@ class Trainer:
         progress = Progress(self.step, self.total_steps, recipe.train_batch_size, show=self.accelerator.is_main_process)
         recent: dict[str, list[Tensor]] = {name: [] for name in self.trained}
         logged = self.step
+        # Where it chooses the weights, a resumed run would not make up for one that was left out.
+        always_validate = self.task.best_figure is not None
         batches = self.feed.batches(self.step)
         with contextlib.closing(progress), contextlib.closing(batches):
             while self.step < self.total_steps:
@@ -241,9 +243,8 @@ class Trainer:
                 last = self.step == self.total_steps
                 stop = self._told_to_stop()
                 # A cluster waits some seconds only, so that a run which is told to stop does without these.
-                validate = (
-                    not stop and recipe.validation_images != 0 and (last or self.step % recipe.validate_every == 0)
-                )
+                due = last or self.step % recipe.validate_every == 0
+                validate = recipe.validation_images != 0 and due and (always_validate or not stop)
                 sample = not stop and recipe.sample_images and (last or self.step % recipe.sample_every == 0)
                 judge = not stop and recipe.evaluate_every and (last or self.step % recipe.evaluate_every == 0)
                 snapshot = None if stop else self.publisher.snapshot_folder(self.step)
@@ -360,14 +361,15 @@ class Trainer:
         if not self.feed.has_validation:
             return
         verdict: Verdict | None = None
+        best_figure = self.task.best_figure
         if self.accelerator.is_main_process:
             batches = (self._to_device(b) for b in self.feed.validation_batches())
-            with self.stop.cutting_short(), torch.no_grad():
+            with self.stop.cutting_short() if best_figure is None else contextlib.nullcontext(), torch.no_grad():
                 figures = self.task.validate(self._average_models(), batches)
                 self._log(figures)
-                verdict = None if self.task.best_figure is None else Score(figures, figures[self.task.best_figure])
+                verdict = None if best_figure is None else Score(figures, figures[best_figure])
         self.accelerator.wait_for_everyone()
-        if self.task.best_figure is not None:
+        if best_figure is not None:
             self._keep_if_best(verdict)
 
     def _draw_samples(self, path: Path) -> None:

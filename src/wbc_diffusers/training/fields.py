@@ -106,7 +106,8 @@ def _wanted(hint: Any) -> str:
         elif origin is tuple:
             words.append(f"a list of {len(get_args(alternative))} numbers")
         elif origin is list:
-            words.append("a list of texts" if get_args(alternative) == (str,) else "a list of numbers")
+            kind = get_args(alternative)[0]
+            words.append(f"a list of {'texts' if kind is str else 'numbers' if kind in (int, float) else 'mappings'}")
         else:
             words.append(names.get(alternative, "a mapping"))
     return " or ".join(words)

@@ -17,7 +17,9 @@ LAST_NAME = "model_index.json"
 LOCK_NAME = ".lock"
 
 
-def check_output(output: Path, source: str, checkpoints: Checkpoints, resume: str | None) -> Path | None:
+def check_output(
+    output: Path, source: str, checkpoints: Checkpoints, resume: str | None, last_file: str = LAST_NAME
+) -> Path | None:
     """See whether a training may write to a folder; gives the checkpoint to go on with, None to start anew.
 
     Args:
@@ -26,6 +28,7 @@ def check_output(output: Path, source: str, checkpoints: Checkpoints, resume: st
         checkpoints: Those of the folder.
         resume: "latest", the path of a checkpoint, or None; "latest" starts anew where a run was killed before its
             first checkpoint.
+        last_file: The file without which what the training writes cannot be loaded.
 
     Raises:
         FileExistsError: If the folder holds anything but the run that is resumed.
@@ -41,7 +44,7 @@ def check_output(output: Path, source: str, checkpoints: Checkpoints, resume: st
                 f"{output} is not empty: give another --output, or go on with the run there by --resume latest."
             )
         return None
-    if resume == "latest" and checkpoints.latest() is None and (empty or _cut_off_early(output)):
+    if resume == "latest" and checkpoints.latest() is None and (empty or _cut_off_early(output, last_file)):
         # So that a job that is started again and again takes one command.
         logger.warning("There is no checkpoint in %s yet: the training starts anew.", output)
         return None
@@ -54,14 +57,14 @@ def check_output(output: Path, source: str, checkpoints: Checkpoints, resume: st
     return checkpoint
 
 
-def _cut_off_early(output: Path) -> bool:
+def _cut_off_early(output: Path, last_file: str) -> bool:
     """Whether a folder is what a run leaves that is killed before its first checkpoint."""
     try:
         recipe = yaml.safe_load((output / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
     ours = {"kind", "name", "seed", "resolution"}
-    return isinstance(recipe, dict) and ours <= recipe.keys() and not (output / LAST_NAME).exists()
+    return isinstance(recipe, dict) and ours <= recipe.keys() and not (output / last_file).exists()
 
 
 @contextmanager

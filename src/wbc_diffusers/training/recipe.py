@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, Self
 
 from wbc_diffusers.data.labels import ABNORMALITIES
@@ -261,6 +262,21 @@ class ClassifierRecipe(Recipe):
             )
         if self.synthetic_filter and not isinstance(self.synthetic_filter.get("classifier"), str):
             raise ValueError("The recipe's synthetic_filter has no classifier: name the folder of one.")
+        for part in ("confidence", "similarity"):
+            share = self.synthetic_filter.get(part, 0.0)
+            fits = isinstance(share, int | float) and 0 <= share <= 1
+            if not fits and (part, share) != ("similarity", None):
+                raise ValueError(f"The recipe's synthetic_filter has {part} {share!r}; it must lie in [0, 1].")
+        if self.rand_augment is not None and not (self.rand_augment[0] > 0 and 0 <= self.rand_augment[1] <= 30):
+            raise ValueError(
+                f"The recipe's rand_augment is {list(self.rand_augment)}; it must be a number of operations above 0, "
+                "and a magnitude from 0 to 30."
+            )
+        if self.validation_images:
+            raise ValueError(
+                f"A classifier's recipe can't have validation_images {self.validation_images}, the first of which are "
+                "all normal: set sizes of validation, or 0 for no validation."
+            )
         unfit: dict[str, Any] = {
             "sample_images": 0,
             "evaluate_every": None,
@@ -274,7 +290,7 @@ class ClassifierRecipe(Recipe):
 
     def _check_by_class(self, what: str, given: Any, kind: Any) -> None:
         fits = isinstance(given, list) and len(given) == self.num_classes
-        if not fits or not all(isinstance(n, kind) and (n is None or n >= 0) for n in given):
+        if not fits or not all(isinstance(n, kind) and (n is None or 0 <= n < inf) for n in given):
             raise ValueError(
                 f"The recipe's {what} are {given!r}; with grades {self.grades} they must be a list of "
                 f"{self.num_classes} numbers of 0 or more."

@@ -1,0 +1,194 @@
+"""The trainings of a study: what a run writes, when it counts as done, and what it goes on with."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wbc_diffusers.study import runs
+from wbc_diffusers.study.config import StudyConfig, folder_of
+from wbc_diffusers.study.images import fingerprints, load_images
+from wbc_diffusers.study.predictions import Predictions
+from wbc_diffusers.study.runs import Run, all_runs, in_words, is_done
+from wbc_diffusers.training.classifier import train_classifier
+
+Study = Callable[..., StudyConfig]
+Do = Callable[[StudyConfig, str], Path]
+
+PRETRAINED = {"first": {"real_images": False, "synthetic_ratio": [0.5, 2.0]}}
+ARMS: dict[str, Any] = {"pre": PRETRAINED, "real": None, "with": {"synthetic_ratio": [0.0, 2.0]}}
+
+
+@pytest.fixture
+def do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Do:
+    """Give what does a run of an arm in this process, in place of one of the pool: its folder."""
+
+    def begin(config: StudyConfig, arm: str) -> Path:
+        here = {"out": tmp_path / "out", "cells": fingerprints(config), "images": load_images(config)}
+        monkeypatch.setattr(runs, "_here", {"config": config, **here})
+        run = run_of(config, arm)
+        runs._do(run)
+        return folder_of(run.arm, run.seed, tmp_path / "out" / "runs")
+
+    return begin
+
+
+def run_of(config: StudyConfig, arm: str) -> Run:
+    return next(run for run in all_runs(config) if run.arm.name == arm)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+# -- what a run writes -----------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_what_transformers_says_of_the_files_with_their_labels_and_groups(
+    study: Study, place: Path, do: Do
+) -> None:
+    from transformers import pipeline
+
+    folder = do(study(), "real")
+    ask = pipeline("image-classification", model=str(folder))
+    with (place / "data" / "test" / "metadata.csv").open(newline="") as file:
+        rows = {row["file_name"]: row for row in csv.DictReader(file)}
+    test = Predictions.load(folder / "test.npz")
+    names = [Path(name.split(" ")[0]).name for name in test.names]
+    assert len(set(names)) == 26
+    for name, label, group, own in zip(names, test.labels, test.groups, test.probabilities, strict=True):
+        assert label == (rows[name]["abnormality"] == "hypersegmentation")
+        assert group == rows[name]["group"]
+        told = {each["label"]: each["score"] for each in ask(Image.open(place / "data" / "test" / name))}
+        assert own.tolist() == pytest.approx([told["normal"], told["hypersegmentation"]], abs=1e-5)
+    swap = Predictions.load(folder / "swap.npz")
+    assert np.bincount(swap.labels).tolist() == [8, 8]
+    assert len(Predictions.load(folder / "validation.npz").labels) == 14
+
+
+def test_judging_images_are_brought_to_the_background_of_the_recipe(study: Study, do: Do) -> None:
+    config = study()
+    folder = do(config, "real")
+    recipe = config.recipes(run_of(config, "real").arm, 0, folder)[0]
+    with pytest.raises(ValueError, match="has no bright background to normalise"):  # which shaded cells don't have
+        runs.judge(folder, replace(recipe, background=(240.0, 235.0, 230.0)), load_images(config))
+
+
+def test_a_run_tells_what_it_was_trained_on_and_leaves_no_checkpoints(study: Study, do: Do) -> None:
+    folder = do(study(arms=ARMS), "pre")
+    told = json.loads((folder / "run.json").read_text())
+    assert (told["arm"], told["seed"], len(told["recipes"])) == ("pre", 0, 2)
+    assert [sum(stage["real_images"].values()) for stage in told["trained_on"]] == [0, 26]
+    for name in ("seed-0", "seed-0-first"):
+        there = {path.name for path in (folder.parent / name).iterdir()}
+        assert {"config.json", "model.safetensors", "training_manifest.json", "recipe.yaml", "log.jsonl"} <= there
+        assert not there & {"checkpoints", "best"}
+    first, second = ((folder.parent / name / "training_manifest.json") for name in ("seed-0-first", "seed-0"))
+    parents = json.loads(second.read_text())["parents"]
+    assert [parent["training"] for parent in parents] == [json.loads(first.read_text())["training"]]
+
+
+def test_the_speed_is_known_also_where_the_first_arm_starts_from_a_training_of_its_own(study: Study) -> None:
+    assert runs._time_updates(study(arms=ARMS)) > 0
+
+
+# -- the order of runs -----------------------------------------------------------------------------------------------
+
+
+def test_each_seed_is_whole_before_the_next_and_a_filter_comes_after_its_judge(study: Study) -> None:
+    kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real"}
+    config = study(arms={"kept": kept, "real": None, "focal": {"focal_gamma": 1.0}}, seeds=[3, 1])
+    assert [run.in_words for run in all_runs(config)] == [
+        f"{arm}, seed {seed}" for seed in (3, 1) for arm in ("real", "focal", "kept")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 min"), (3569, "59 min"), (3571, "1 h 00 min"), (7500, "2 h 05 min")]
+)
+def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+# -- what is done, and what is not -----------------------------------------------------------------------------------
+
+
+def test_a_run_counts_as_done_by_the_same_recipe_on_the_same_images(study: Study, do: Do, tmp_path: Path) -> None:
+    config, out = study(arms=ARMS), tmp_path / "out"
+    cells = fingerprints(config)
+    for arm in ("real", "with"):
+        assert not is_done(config, run_of(config, arm), out, cells)
+        do(config, arm)
+        assert is_done(config, run_of(config, arm), out, cells)
+
+    # How often it is saved, and with how many workers, changes nothing.
+    other = study(arms=ARMS, recipe={"checkpoint_every": 2, "num_workers": 1, "log_every": 1})
+    assert is_done(other, run_of(other, "real"), out, cells)
+    other = study(arms=ARMS, recipe={"learning_rate": 1e-3})
+    with pytest.raises(ValueError, match=r"real, seed 0 was trained with another learning_rate in .*another --out"):
+        is_done(other, run_of(other, "real"), out, cells)
+    other = study(arms={**ARMS, "real": PRETRAINED, "none": None})
+    with pytest.raises(ValueError, match="real, seed 0 was trained with another"):
+        is_done(other, run_of(other, "real"), out, cells)
+
+    told = "was trained or judged on other images than those given now"
+    for arm in ("real", "with"):
+        with pytest.raises(ValueError, match=f"{arm}, seed 0 {told}"):
+            is_done(config, run_of(config, arm), out, {**cells, "real": "other"})
+    assert is_done(config, run_of(config, "real"), out, {**cells, "synthetic": "other"})
+    with pytest.raises(ValueError, match=f"with, seed 0 {told}"):
+        is_done(config, run_of(config, "with"), out, {**cells, "synthetic": "other"})
+
+
+def test_a_study_that_was_moved_is_still_done(study: Study, do: Do, tmp_path: Path) -> None:
+    kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": {"confidence": 0.0}}
+    config = study(arms={**ARMS, "kept": kept})
+    for arm in ("real", "kept", "pre"):
+        do(config, arm)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    for arm in ("real", "kept", "pre"):
+        assert is_done(config, run_of(config, arm), tmp_path / "elsewhere", fingerprints(config))
+
+
+def test_a_run_that_can_not_be_read_is_named_and_removed_it_is_trained_again_to_the_same(
+    study: Study, do: Do, tmp_path: Path
+) -> None:
+    config = study(arms=ARMS)
+    folder = do(config, "pre")
+    before, said = weights(folder), Predictions.load(folder / "test.npz").probabilities
+    (folder / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json cannot be read .*: remove .*seed-0, and it is trained again"):
+        is_done(config, run_of(config, "pre"), tmp_path / "out", fingerprints(config))
+    shutil.rmtree(folder)  # of its two trainings the second
+    do(config, "pre")
+    assert weights(folder) == before
+    np.testing.assert_array_equal(Predictions.load(folder / "test.npz").probabilities, said)
+
+
+def test_a_run_stopped_after_its_first_training_goes_on_to_the_same(study: Study, do: Do, tmp_path: Path) -> None:
+    config = study(arms=ARMS)
+    run = run_of(config, "pre")
+    first = config.recipes(run.arm, 0, tmp_path / "out" / "runs")[0]
+    train_classifier(first, config.data, folder_of(run.arm, 0, tmp_path / "out" / "runs", first=True))
+    stopped = weights(do(config, "pre"))
+    shutil.rmtree(tmp_path / "out")
+    assert weights(do(config, "pre")) == stopped
+
+
+def test_a_training_that_was_done_by_another_recipe_is_not_taken_for_this_one_s(
+    study: Study, do: Do, tmp_path: Path
+) -> None:
+    config = study(arms=ARMS)
+    run = run_of(config, "pre")
+    first = config.recipes(run.arm, 0, tmp_path / "out" / "runs")[0]
+    place = folder_of(run.arm, 0, tmp_path / "out" / "runs", first=True)
+    train_classifier(replace(first, learning_rate=0.5), config.data, place)
+    with pytest.raises(ValueError, match=r"trained with another learning_rate \(0.5 there, 0.01 now\)"):
+        do(config, "pre")

@@ -11,8 +11,11 @@ import pytest
 
 from wbc_diffusers.data.dataset import hashes_of
 from wbc_diffusers.data.loading import load_cells
+from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.images import LeakError, check_images, fingerprints, load_images
+from wbc_diffusers.training.recipe import ClassifierRecipe
+from wbc_diffusers.training.selection import load_real
 
 Study = Callable[..., StudyConfig]
 
@@ -53,6 +56,23 @@ def test_a_judging_image_that_a_generator_knows_stops_the_study(
     model = changed_copy(place / "rare", tmp_path / "rare", learn)
     with pytest.raises(LeakError, match=rf"rare was trained on images that are to judge \({split}\): 1 of"):
         check_images(study(generated=[{"folder": str(place / "abnormal"), "model": model}]))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_classifier_to_start_from_that_knows_a_judging_image_stops_the_study(
+    study: Study, tmp_path: Path, split: str
+) -> None:
+    seen = hashes_of(load_real(ClassifierRecipe.from_dict(study().recipe), study().data, split))[2]
+    manifest = build_manifest({}, ["a" * 64], parent=build_manifest({}, [seen]))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "training_manifest.json").write_text(json.dumps(manifest))
+    start = {"pretrained": str(tmp_path / "start")}
+    for given in ({"recipe": start}, {"arms": {"real": start}}):
+        if split == "train":
+            check_images(study(**given))
+            continue
+        with pytest.raises(LeakError, match=rf"start, which arms start from, was trained on 1 images .*\({split}\)"):
+            check_images(study(**given))
 
 
 def rewrite(folder: Path, change: Callable[[list[dict[str, str]]], None]) -> None:

@@ -148,7 +148,8 @@ def test_a_run_counts_as_done_by_the_same_recipe_on_the_same_images(study: Study
 
 
 def test_a_study_that_was_moved_is_still_done(study: Study, do: Do, tmp_path: Path) -> None:
-    kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": {"confidence": 0.0}}
+    anything = {"confidence": 0.0, "similarity": None}
+    kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": anything}
     config = study(arms={**ARMS, "kept": kept})
     for arm in ("real", "kept", "pre"):
         do(config, arm)

@@ -3,18 +3,21 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 
 from tests.shaded import SMALL, write_cells, write_splits
+from wbc_diffusers.data.labelled import Classes
 from wbc_diffusers.data.loading import load_cells
 from wbc_diffusers.shelves import shelf
 from wbc_diffusers.study.config import load_study
 from wbc_diffusers.training.classifier import ClassifierTask, train_classifier
 from wbc_diffusers.training.recipe import ClassifierRecipe
-from wbc_diffusers.training.selection import load_pool, load_real
+from wbc_diffusers.training.selection import load_pool, load_real, passes
 
 TABLE_4 = {
     "hypersegmentation": ([20000, 9459], [4983, 267], [11330, 441], 5e-6),
@@ -98,6 +101,50 @@ def test_synthetic_images_alone_can_be_trained_on(data: Path, made: Path) -> Non
     }  # fmt: skip
     with pytest.raises(ValueError, match="no training image of class normal"):
         ClassifierTask(replace(alone, synthetic_ratio=[0.0, 1.0])).load(str(data), "train")
+
+
+def at(*degrees: float) -> Any:
+    """Features at angles to the first axis, so that the likeness of two is the cosine of the angle between them."""
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({}, [True, True, False, False, False, True, False]),
+        ({"similarity": None}, [True, True, True, True, False, True, False]),
+        ({"similarity": 0.0}, [True, True, True, False, False, True, False]),
+        ({"similarity": 1.0}, [True, False, False, False, False, True, False]),
+        ({"confidence": 0.3}, [True, True, False, False, True, True, True]),
+        ({"confidence": 0.95}, [False] * 7),
+    ],
+)
+def test_an_image_passes_by_its_confidence_and_its_likeness_to_the_nearest_real_one_of_its_class(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], kept: list[bool]
+) -> None:
+    classes = Classes("hypersegmentation")
+    normal, abnormal = classes.names
+    real = datasets.Dataset.from_dict({"class": [abnormal] * 6 + [normal] * 3})
+    pool = datasets.Dataset.from_dict({"class": [abnormal] * 5 + [normal] * 2})
+    # Abnormal real ones are 10 degrees from the next, and the last one 40: that is the least likeness among them, and
+    # the quantile of 0.05 between six lies a quarter of the way to the next, at 34.8 degrees.
+    of_real = at(0, 10, 20, 30, 40, 80, 180, 190, 200)
+    of_pool = at(5, -15, -37, 180, 20, 185, 200)  # the fourth is like normal ones, the fifth and the last are unsure
+    shares = np.array([[0.1, 0.9]] * 4 + [[0.6, 0.4]] + [[0.9, 0.1], [0.4, 0.6]])
+    judge = SimpleNamespace(class_names=classes.names)
+    monkeypatch.setattr("wbc_diffusers.training.selection.Classifier.from_pretrained", lambda folder: judge)
+    seen = {len(of_pool): (of_pool, shares), len(of_real): (of_real, np.full((9, 2), 0.5))}
+    monkeypatch.setattr("wbc_diffusers.training.selection.look_at", lambda judge, images: seen[len(images)])
+    filtered = recipe(synthetic=["made"], synthetic_ratio=[0.0, 1.0], synthetic_filter={"classifier": "judge", **asked})
+    assert passes(filtered, pool, real, classes).tolist() == kept
+
+
+def test_a_judge_of_other_classes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = SimpleNamespace(class_names=["normal", "dohle_bodies"])
+    monkeypatch.setattr("wbc_diffusers.training.selection.Classifier.from_pretrained", lambda folder: judge)
+    filtered = recipe(synthetic=["made"], synthetic_ratio=[0.0, 1.0], synthetic_filter={"classifier": "judge"})
+    with pytest.raises(ValueError, match="judge tells normal, dohle_bodies apart, and the recipe normal, hyperseg"):
+        passes(filtered, None, None, Classes("hypersegmentation"))
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from PIL import Image
 
 from wbc_diffusers.data.labelled import CLASS_COLUMN, class_numbers, load_labelled
 from wbc_diffusers.data.loading import MissingSplitError
+from wbc_diffusers.data.manifest import MANIFEST_NAME
 from wbc_diffusers.data.split import SPLITS, groups_on_two_sides
 from wbc_diffusers.evaluation.leaks import find_leaks_among, known_images, read_manifest
 from wbc_diffusers.generation import settings_of
@@ -60,7 +61,8 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
         Numbers of images, and what each generator was trained on, as they go into the record.
 
     Raises:
-        LeakError: If an image lies in two splits, a group does, or a generator was trained on one that judges.
+        LeakError: If an image lies in two splits, a group does, or a generator, or a classifier that arms start from,
+            was trained on one that judges.
         ValueError: If there are too few images for an arm, or a folder is not of the model that it is said to be.
         OSError: If a folder or a model is not there.
     """
@@ -68,7 +70,9 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     splits = {split: _load_split(config, recipe, split) for split in SPLITS}
     _check_apart(splits)
     images = load_images(config)
-    seen = [_check_set(each, splits, {"test": images.test, "validation": images.validation}) for each in config.sets]
+    judges = {"test": images.test, "validation": images.validation}
+    _check_starts(config, judges)
+    seen = [_check_set(each, splits, judges) for each in config.sets]
     for arm in config.all_arms():
         _check_counts(config, arm)
     counts = {name: _counts(getattr(images, name), recipe) for name in ("test", "validation")}
@@ -123,6 +127,19 @@ def _check_apart(splits: Mapping[str, Any]) -> None:
             raise LeakError(
                 f"{len(same)} images lie in {first} and in {second}: prepare the folder anew with --drop-duplicates."
             )
+
+
+def _check_starts(config: StudyConfig, judges: Mapping[str, Any]) -> None:
+    """Raise LeakError if a classifier that an arm starts from was trained on an image that judges, by its manifest."""
+    starts = {config.recipes(arm, config.seeds[0], Path())[0].pretrained for arm in config.all_arms()}
+    for start in sorted(name for name in starts if name and (Path(name) / MANIFEST_NAME).is_file()):
+        known = known_images(read_manifest(Path(start)))
+        for split, data in judges.items():
+            if same := known.intersection(data["pixel_sha256"]):
+                raise LeakError(
+                    f"The classifier {start}, which arms start from, was trained on {len(same)} images that are to "
+                    f"judge ({split}): start from another, or take these images out."
+                )
 
 
 def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[str, Any]) -> dict[str, Any]:

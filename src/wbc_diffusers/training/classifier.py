@@ -133,8 +133,7 @@ def classification_loss(
     logs = F.log_softmax(logits, dim=1)
     terms = -target * logs
     if focal_gamma is not None:
-        others = -torch.expm1(logs)  # 1 - p, to the last digit
-        terms = terms * others.clamp(min=1e-12) ** focal_gamma  # at 0 a root has no finite slope
+        terms = terms * (1.0 - logs.exp()).clamp(min=1e-12) ** focal_gamma  # a root has no finite slope at 0
     if weights is None:
         return terms.sum(1).mean()
     weights = weights.to(logits.device)

@@ -15,7 +15,7 @@ def classify(
         typer.Option(help="FOLDER=MODEL: synthetic cells, and the model that made them; in place of the study's own."),
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Multiplies all the study's numbers of images.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time; each takes its share of the cores.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, each on one core or GPU.")] = 1,
 ) -> None:
     """Train classifiers with and without synthetic cells, and say whether these help."""
     from wbc_diffusers.data.sources import shown

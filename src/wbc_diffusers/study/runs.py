@@ -3,7 +3,6 @@
 import contextlib
 import json
 import multiprocessing
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -176,7 +175,7 @@ _here: dict[str, Any] = {}
 def _pool(config: StudyConfig, out: Path, processes: int, cells: Mapping[str, str]) -> Iterator[ProcessPoolExecutor]:
     context = multiprocessing.get_context("spawn")
     number = context.Value("i", 0)
-    pool = ProcessPoolExecutor(processes, context, _start, (config, out, processes, cells, number))
+    pool = ProcessPoolExecutor(processes, context, _start, (config, out, cells, number))
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -188,14 +187,15 @@ def _pool(config: StudyConfig, out: Path, processes: int, cells: Mapping[str, st
         pool.shutdown(cancel_futures=True)
 
 
-def _start(config: StudyConfig, out: Path, processes: int, cells: Mapping[str, str], number: Any) -> None:
-    """Make ready a process: its share of the cores or its own GPU, and the images that judge."""
+def _start(config: StudyConfig, out: Path, cells: Mapping[str, str], number: Any) -> None:
+    """Make ready a process: one core or its own GPU, and the images that judge."""
     end_with_parent()
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
     if torch.cuda.is_available():
         torch.cuda.set_device(mine % torch.cuda.device_count())
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    # Else a training would end otherwise by the number of processes: sums in another order part within some updates.
+    torch.set_num_threads(1)
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -65,7 +65,7 @@ def best_without(config: StudyConfig, arms: Sequence[ArmRuns]) -> ArmRuns:
     It is chosen by the same images that it is compared on, which can only flatter it.
     """
     others = [each for each in arms if not each.arm.synthetic and each.arm.more_real is None]
-    return max(others, key=lambda each: np.mean([_figures(config, each)[i][_MAIN] for i in range(len(each.test))]))
+    return max(others, key=lambda each: np.mean([figures[_MAIN] for figures in _figures(config, each)]))
 
 
 _MAIN: Measure = "recall_at_specificity"

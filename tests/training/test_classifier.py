@@ -260,6 +260,15 @@ def test_a_resumed_run_ends_with_the_same_weights(data: Path, whole: Path, step:
     assert_equal(load_file(tmp_path / "branch" / last), load_file(whole / last))
 
 
+@pytest.mark.parametrize("changes", [{"validate_every": 4}, {"validation_images": 0}])
+def test_a_run_that_would_choose_its_weights_otherwise_is_not_gone_on_with(
+    data: Path, whole: Path, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = str(whole / "checkpoints" / "checkpoint-3")
+    with pytest.raises(ValueError, match=f"trained with another {next(iter(changes))}"):
+        train_classifier(recipe(**EVERYTHING | changes), str(data), tmp_path / "branch", resume=checkpoint)
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_published_weights(
     data: Path, whole: Path, processes: ForkServerContext, tmp_path: Path

@@ -1,5 +1,6 @@
 """The images that a classifier is trained on: sizes of table 4, synthetic ones by ratio, the filter."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.shaded import SMALL, write_cells, write_splits
 from wbc_diffusers.data.labelled import Classes
 from wbc_diffusers.data.loading import load_cells
+from wbc_diffusers.generation import SETTINGS_NAME
 from wbc_diffusers.shelves import shelf
 from wbc_diffusers.study.config import load_study
 from wbc_diffusers.training.classifier import ClassifierTask, train_classifier
@@ -81,6 +83,19 @@ def test_synthetic_images_come_by_seed_and_the_last_ones_never(data: Path, made:
     assert sorted(held["file_name"]) == [f"{i:08}.png" for i in (*range(26, 30), *range(36, 40))]
     with pytest.raises(ValueError, match="27 synthetic images of class hypersegmentation are wanted, and there are 26"):
         ClassifierTask(replace(few, synthetic_ratio=[0.0, 27 / 12])).load(str(data), "train")
+
+
+@pytest.mark.parametrize("told", ["", "hypersegmentation", None])
+def test_cells_of_a_model_that_says_nothing_of_their_abnormality_are_refused(tmp_path: Path, told: str | None) -> None:
+    made = write_cells(tmp_path / "made", {("hypersegmentation", 2): 6}, 0, synthetic=True)
+    if told is not None:
+        (made / SETTINGS_NAME).write_text(json.dumps({"abnormality": told}))
+    wanted = recipe(synthetic=[str(made)], synthetic_ratio=[0.0, 0.5])
+    if told == "":
+        with pytest.raises(ValueError, match="their class is unknown: train it with a `where` that names it"):
+            load_pool(wanted)
+    else:
+        assert len(load_pool(wanted)) == 6
 
 
 def test_a_generator_and_a_study_of_as_many_images_take_the_same_ones(data: Path) -> None:

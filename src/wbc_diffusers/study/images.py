@@ -73,8 +73,9 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     judges = {"test": images.test, "validation": images.validation}
     _check_starts(config, judges)
     seen = [_check_set(each, splits, judges) for each in config.sets]
+    pool = _counts(load_pool(recipe), recipe) if config.sets else {}
     for arm in config.all_arms():
-        _check_counts(config, arm)
+        _check_counts(config, arm, pool)
     counts = {name: _counts(getattr(images, name), recipe) for name in ("test", "validation")}
     return {"images": counts, "generators": seen}
 
@@ -182,23 +183,18 @@ def _hashes(data: Any, name: str) -> Sequence[str]:
     return [h for h, c in zip(data["pixel_sha256"], data[CLASS_COLUMN], strict=True) if c == name]
 
 
-def _check_counts(config: StudyConfig, arm: Arm) -> None:
-    """Raise ValueError if there are too few images for an arm, before any training begins."""
+def _check_counts(config: StudyConfig, arm: Arm, pool: Mapping[str, int]) -> None:
+    """Raise ValueError if there are too few images for an arm; `pool` are the synthetic ones of each class."""
     for recipe in config.recipes(arm, config.seeds[0], Path()):
-        classes = classes_of(recipe)
-        real = load_real(recipe, config.data, "train")
-        of_real = np.bincount(class_numbers(real, classes), minlength=recipe.num_classes)
+        real = _counts(load_real(recipe, config.data, "train"), recipe)
         ratios = recipe.synthetic_ratio or [0.0] * recipe.num_classes
-        for name, ratio, count in zip(classes.names, ratios, of_real, strict=True):
-            if not count * recipe.real_images + round(ratio * count):
+        for (name, count), ratio in zip(real.items(), ratios, strict=True):
+            wanted, there = round(ratio * count), pool.get(name, 0)
+            if not count * recipe.real_images + wanted:
                 raise ValueError(f"The arm {arm.name} has no training image of class {name}: it needs some of each.")
-        if not any(recipe.synthetic_ratio):
-            continue
-        there = np.bincount(class_numbers(load_pool(recipe), classes), minlength=recipe.num_classes)
-        for name, ratio, count, pool in zip(classes.names, recipe.synthetic_ratio, of_real, there, strict=True):
-            if (wanted := round(ratio * count)) > pool:
+            if wanted > there:
                 raise ValueError(
-                    f"The arm {arm.name} wants {wanted} synthetic images of class {name}, and there are {pool} beside "
+                    f"The arm {arm.name} wants {wanted} synthetic images of class {name}, and there are {there} beside "
                     f"the {config.swap_images} held out: generate more, or lower its synthetic_ratio."
                 )
 

@@ -43,7 +43,8 @@ MAY_CHANGE = {
     "evaluate_every", "evaluate_images", "evaluate_encoder", "push_to_hub", "hub_model_id", "hub_private_repo",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""
-
+CHOOSES_WEIGHTS = {"validate_every", "validation_images"}
+"""Those of them that may not where the validation chooses the weights: the choice would be none of either run."""
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -162,7 +163,8 @@ class Trainer:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self.checkpoints.unreadable(checkpoint, error) from error
         mine = self.recipe.to_dict()
-        changed = sorted(k for k, v in theirs.items() if k not in MAY_CHANGE and mine.get(k) != v)
+        may_change = MAY_CHANGE - CHOOSES_WEIGHTS if self.task.best_figure else MAY_CHANGE
+        changed = sorted(k for k, v in theirs.items() if k not in may_change and mine.get(k) != v)
         if changed:
             words = ", ".join(f"{k} ({theirs[k]} there, {mine.get(k)} now)" for k in changed)
             raise ValueError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from wbc_diffusers.classifier import Classifier, probabilities
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import Classes, class_numbers, load_labelled, take
+from wbc_diffusers.generation import settings_of
 from wbc_diffusers.training.recipe import ClassifierRecipe
 
 CONFIDENCE, SIMILARITY = 0.5, 0.05
@@ -77,11 +78,20 @@ def load_synthetic(
 
 
 def load_pool(recipe: ClassifierRecipe, *, held_out: bool = False) -> Any:
-    """The images of the recipe's synthetic folders that may be taken, or those held out, labelled."""
+    """The images of the recipe's synthetic folders that may be taken, or those held out, labelled.
+
+    Raises:
+        ValueError: If nobody knows what a folder's images show.
+    """
     import datasets
 
     classes, parts = classes_of(recipe), []
     for folder in recipe.synthetic:
+        if not (settings_of(Path(folder)) or {}).get("abnormality", "none"):
+            raise ValueError(
+                f"The model of the cells in {folder} was trained without a word on their abnormality, so that their "
+                "class is unknown: train it with a `where` that names it, such as {abnormality: none} for normal cells."
+            )
         data = load_labelled(folder, "train", classes, generated=True)
         numbers, order = class_numbers(data, classes), np.argsort(np.array(data["file_name"]), kind="stable")
         for number in np.unique(numbers):

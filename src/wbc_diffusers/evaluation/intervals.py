@@ -1,6 +1,7 @@
-"""95 % intervals that draw nothing twice: an image drawn twice would be its own nearest neighbour.
+"""95 % intervals.
 
-Resampling with repetition biases distances between sets of features, so the jackknife is used, which leaves images out.
+Those of distances between sets of features draw nothing twice: an image drawn twice would be its own nearest neighbour,
+so the jackknife is used, which leaves images out. Those of what is counted image by image are a bootstrap's.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,6 +71,31 @@ def share(hits: int, count: int) -> Estimate:
     """A share and its exact binomial interval (Clopper and Pearson 1934)."""
     found = stats.binomtest(hits, count).proportion_ci(LEVEL, method="exact")
     return Estimate(hits / count, float(found.low), float(found.high))
+
+
+def percentiles(value: float, drawn: NDArray[np.float64]) -> Estimate:
+    """The interval between the percentiles of a figure's bootstrap replicates."""
+    low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def mean_of_drawn_rows(values: NDArray[np.float64], seed: Sequence[int]) -> NDArray[np.float64]:
+    """The mean (B,) of a figure's values (R, B), such as of seeds or readers, over the rows that each replicate draws.
+
+    Drawn are `fewer` than there are.
+    """
+    count, replicates = values.shape
+    chosen = np.random.default_rng(seed).integers(0, count, (fewer(count), replicates))
+    drawn: NDArray[np.float64] = np.take_along_axis(values, chosen, axis=0).mean(axis=0)
+    return drawn
+
+
+def fewer(count: int) -> int:
+    """How many of few a bootstrap draws: one less, so that their variance is not too small.
+
+    McCarthy and Snowden (1985), The bootstrap and finite population sampling.
+    """
+    return max(count - 1, 1)
 
 
 def curve(measure: Callable[[int], float], largest: int, steps: int = 8) -> list[tuple[int, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from wbc_diffusers.evaluation.intervals import LEVEL, Estimate
+from wbc_diffusers.evaluation.intervals import Estimate, fewer, mean_of_drawn_rows, percentiles
 from wbc_diffusers.study.measures import ROUNDING, SPECIFICITY, check_both, check_specificity, threshold_at_specificity
 from wbc_diffusers.study.predictions import Predictions
 
@@ -84,12 +84,6 @@ def paired_difference(
     return percentiles(float(values[0] - values[1]), drawn[0] - drawn[1])
 
 
-def percentiles(value: float, drawn: Numbers) -> Estimate:
-    """The interval between the percentiles of a figure's replicates."""
-    low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    return Estimate(value, float(low), float(high))
-
-
 def bootstrap(
     arms: Sequence[Arm],
     *,
@@ -133,7 +127,7 @@ def bootstrap(
     values = _weighted(runs, np.ones((len(runs[0].names), 1), np.int32), measure, specificity)
     ends = np.cumsum([len(arm) for arm in arms])[:-1]
     # From 1 on: numpy's generators of [seed, 0] and of seed alone, which draws the images, are the same.
-    means = [_with_seeds_drawn(own, [seed, number]) for number, own in enumerate(np.split(drawn, ends), start=1)]
+    means = [mean_of_drawn_rows(own, [seed, number]) for number, own in enumerate(np.split(drawn, ends), start=1)]
     return np.array([own.mean() for own in np.split(values, ends)]), np.stack(means)
 
 
@@ -221,20 +215,9 @@ def _weights(images: Predictions, replicates: int, seed: int) -> Iterator[Weight
         drawn = np.zeros((count, size), np.int32)
         for groups in (np.flatnonzero(stratum), np.flatnonzero(~stratum)):
             if len(groups):
-                places = rng.integers(0, len(groups), (_draws(len(groups)), size)) * size + np.arange(size)
+                places = rng.integers(0, len(groups), (fewer(len(groups)), size)) * size + np.arange(size)
                 drawn[groups] = np.bincount(places.ravel(), minlength=len(groups) * size).reshape(-1, size)
         yield drawn[group]
-
-
-def _with_seeds_drawn(values: Numbers, seed: Sequence[int]) -> Numbers:
-    """The mean (B,) of a measure of an arm's runs (S, B) over those that each replicate draws."""
-    count, replicates = values.shape
-    chosen = np.random.default_rng(seed).integers(0, count, (_draws(count), replicates))
-    return np.take_along_axis(values, chosen, axis=0).mean(axis=0)
-
-
-def _draws(count: int) -> int:
-    return max(count - 1, 1)
 
 
 # -- weighted measures -----------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from wbc_diffusers.evaluation.intervals import LEVEL, Estimate
-from wbc_diffusers.study.compare import REPLICATES, Arm, bootstrap, percentiles
+from wbc_diffusers.evaluation.intervals import LEVEL, Estimate, percentiles
+from wbc_diffusers.study.compare import REPLICATES, Arm, bootstrap
 from wbc_diffusers.study.measures import SPECIFICITY
 
 Numbers = NDArray[np.float64]

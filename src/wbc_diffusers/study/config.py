@@ -7,9 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
-from wbc_diffusers.training.fields import check_fields, plain, read_fields
+from wbc_diffusers.training.fields import check_fields, plain, read_fields, read_mapping
 from wbc_diffusers.training.recipe import ClassifierRecipe
 
 LEAST_SEEDS = 5
@@ -300,14 +298,7 @@ def load_study(path: Path, **changes: Any) -> StudyConfig:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no YAML, or no study.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no study {path}: give a YAML file, or the name of a study of the package.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"The study {path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"The study {path} must be a mapping.")
+    values = read_mapping(path, "study", "a YAML file, or the name of a study of the package")
     given = {key: value for key, value in changes.items() if value is not None}
     if (scale := given.pop("scale", None)) is not None:
         values["recipe"] = {**(values.get("recipe") or {}), "scale": scale}

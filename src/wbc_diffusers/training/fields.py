@@ -5,7 +5,33 @@ import difflib
 import math
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: The file.
+        what: Its kind in words, such as "recipe".
+        hint: What to give instead, where there is no such file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {what} {path}: give {hint}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"The {what} {path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The {what} {path} must be a mapping.")
+    return values
 
 
 def read_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

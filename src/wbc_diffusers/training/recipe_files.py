@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from wbc_diffusers.training.fields import alternatives
+from wbc_diffusers.training.fields import alternatives, read_mapping
 from wbc_diffusers.training.recipe import RECIPES, Recipe
 
 
@@ -20,13 +20,8 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a mapping with a known `kind`, or a field is unknown or doesn't fit.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}: give a YAML file, or the name of a recipe of the package.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"The recipe {path} is not YAML: {error}") from error
-    if not isinstance(values, dict) or values.get("kind") not in RECIPES:
+    values = read_mapping(path, "recipe", "a YAML file, or the name of a recipe of the package")
+    if values.get("kind") not in RECIPES:
         raise ValueError(f"The recipe {path} must be a mapping with kind: one of {', '.join(RECIPES)}.")
     return RECIPES[values["kind"]].from_dict({"name": path.stem, **values, **(overrides or {})})
 

@@ -1,0 +1,134 @@
+"""What might tell readers, or a program, which cells are real, other than how they look."""
+
+import re
+from collections.abc import Callable, Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from scipy import stats
+
+from wbc_diffusers.data.duplicates import find_duplicates, oriented_hashes, thumbnail
+from wbc_diffusers.data.images import pixel_sha256
+from wbc_diffusers.readers.cells import Cell
+from wbc_diffusers.readers.config import REAL, ReaderStudy
+
+SHARE = 0.6
+"""The highest share of right answers that always saying the same may have."""
+TELLTALE = 0.01
+"""Chance of a difference of the border's pixels as large as one that is told, over all that are looked at."""
+
+
+def find_risks(config: ReaderStudy, cells: Sequence[Cell]) -> list[str]:
+    """Say in sentences what would let a reader of a study guess."""
+    shown = [cell for cell in cells if not cell.practice]
+    return [
+        *_uneven(config, shown),
+        *_told(config, shown),
+        *_alike(cells),
+        *_borders(config, shown),
+    ]
+
+
+def _uneven(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
+    if config.question == "which_is_real":
+        return []
+    risks = []
+    for stratum in config.sources:
+        real = np.array([cell.real for cell in shown if cell.stratum == stratum])
+        share = max(real.mean(), 1 - real.mean())
+        if share > SHARE:
+            kind = "real" if real.mean() > 0.5 else "synthetic"
+            risks.append(
+                f"In {stratum} {share:.0%} of the cells are {kind}: who always says so is right as often, and who is "
+                "shown many learns it. Show as many real cells as synthetic ones."
+            )
+    return risks
+
+
+def _told(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
+    counts = {sum(cell.real == real for cell in shown) for real in (True, False)}
+    words = re.findall(r"\d+|\bhalf\b", f"{config.instructions} {config.consent}".lower())
+    if config.question == "real_or_synthetic" and (named := [w for w in words if w == "half" or int(w) in counts]):
+        return [
+            f"The study's texts say {named[0]!r}, which may be the share or number of synthetic cells: who knows that "
+            "can count. Leave it out."
+        ]
+    return []
+
+
+def _alike(cells: Sequence[Cell]) -> list[str]:
+    greys = [thumbnail(cell.image) for cell in cells]
+    hashes = np.stack([oriented_hashes(grey) for grey in greys])
+    pairs = find_duplicates(hashes, np.stack(greys), [pixel_sha256(cell.image) for cell in cells])
+    if not pairs:
+        return []
+    one, two = cells[pairs[0].first], cells[pairs[0].second]
+    return [
+        f"{len(pairs)} pairs of cells are copies, or nearly so, such as {one.facts.get('file_name')} ({one.source}) "
+        f"and {two.facts.get('file_name')} ({two.source}): who sees both knows more than from one. Take other cells."
+    ]
+
+
+def _borders(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
+    """See whether borders alone tell the kinds apart: Mann and Whitney's test of each figure, with Holm's factor."""
+    kinds = np.array([cell.source == _first_kind(config, cell) for cell in shown])
+    figures = np.array([border_figures(cell.image) for cell in shown])
+    found = [stats.mannwhitneyu(figures[kinds, i], figures[~kinds, i]) for i in range(len(BORDER_FIGURES))]
+    ps = np.array([float(one.pvalue) for one in found])
+    order = np.argsort(ps)
+    adjusted = np.maximum.accumulate(ps[order] * np.arange(len(ps), 0, -1))
+    risks = []
+    for place, p in zip(order, adjusted, strict=True):
+        if p < TELLTALE:
+            area = float(found[place].statistic) / (kinds.sum() * (~kinds).sum())
+            risks.append(
+                f"The border pixels' {BORDER_FIGURES[place]} alone tells the kinds of cells apart in "
+                f"{max(area, 1 - area):.0%} of pairs (p = {p:.1g}). If that is how files were made, and not how cells "
+                "look, prepare all alike; jpeg_quality hides traces of JPEG."
+            )
+    return risks
+
+
+def _first_kind(config: ReaderStudy, cell: Cell) -> str:
+    sources = config.sources[cell.stratum]
+    return REAL if REAL in sources else next(iter(sources))
+
+
+def _ring(pixels: np.ndarray, depth: int) -> np.ndarray:
+    """The pixels so many steps from the border, (P, 3)."""
+    inner = pixels[depth : pixels.shape[0] - depth, depth : pixels.shape[1] - depth]
+    return np.concatenate([inner[0], inner[-1], inner[1:-1, 0], inner[1:-1, -1]])
+
+
+def _step(pixels: np.ndarray) -> float:
+    return float(np.abs(pixels[0] - pixels[1]).mean() + np.abs(pixels[-1] - pixels[-2]).mean())
+
+
+_BORDER: dict[str, Callable[[np.ndarray], float]] = {
+    "brightness": lambda pixels: float(_ring(pixels, 0).mean()),
+    "scatter": lambda pixels: float(_ring(pixels, 0).std()),
+    "step to the next pixels": lambda pixels: _step(pixels) + _step(pixels.swapaxes(0, 1)),
+    "brightness against the next pixels": lambda pixels: float(_ring(pixels, 0).mean() - _ring(pixels, 1).mean()),
+    "values that end in 0": lambda pixels: float((_ring(pixels, 0) % 10 == 0).mean()),
+}
+BORDER_FIGURES = tuple(_BORDER)
+
+
+def border_figures(image: Image.Image) -> list[float]:
+    """Figures of an image's outermost pixels, in the order of `BORDER_FIGURES`."""
+    pixels = np.asarray(image.convert("RGB"), np.float64)
+    return [figure(pixels) for figure in _BORDER.values()]
+
+
+def file_figures(file: bytes) -> list[float]:
+    """What a program sees of an image file without looking at the cell.
+
+    Its size, where its pixels begin, its header's bytes, whether there are tables of JPEG, bits and channels, entries
+    of metadata, and its border's pixels.
+    """
+    with Image.open(BytesIO(file)) as image:
+        tables = getattr(image, "quantization", {})
+        known = [len(file), len(tables), sum(sum(each) for each in tables.values()), len(image.getbands())]
+        known += [len(image.info), len(image.mode), *image.size, *file[:64].ljust(64, b"\0")]
+        return [*map(float, known), *border_figures(image)]

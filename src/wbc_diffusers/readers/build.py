@@ -1,0 +1,169 @@
+"""`wbc readers build`: a folder to serve that tells nothing, and a key beside it that tells all."""
+
+import csv
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+
+from wbc_diffusers import __version__
+from wbc_diffusers.readers.blinding import find_risks
+from wbc_diffusers.readers.cells import Cell, as_png, draw_cells
+from wbc_diffusers.readers.config import ReaderStudy
+from wbc_diffusers.readers.texts import load_texts
+from wbc_diffusers.training.files import flush_tree
+
+STUDY_NAME, IMAGES_NAME, KEY_NAME, LINKS_NAME = "study.json", "images", "key.json", "links.csv"
+FORMAT = 1
+ADDRESS = "http://127.0.0.1:8000"
+_SAME_TIME = 1_000_000_000
+
+Entry = dict[str, Any]
+"""A place in a reader's order: `images` (a name, or those on the left and right), `truth` where it is for practice."""
+
+
+def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRESS) -> list[str]:
+    """Write the folder that is served, and the key with the readers' links.
+
+    Args:
+        config: The study.
+        out: Folder to serve; it must be new or empty.
+        key: Folder of the key; it must be new or empty, and neither in `out` nor around it.
+        address: Where the study will be served, for the links.
+
+    Returns:
+        What would let readers guess, in sentences; also in the key.
+
+    Raises:
+        ValueError: If a source doesn't fit, or key and study lie in each other.
+        FileExistsError: If a folder holds something.
+        OSError: If a folder can't be read or written.
+    """
+    _check_apart(out, key)
+    texts = load_texts(config.language)
+    seed = secrets.randbits(64) if config.seed is None else config.seed
+    rng = np.random.default_rng(seed)
+    cells = draw_cells(config, rng)
+    risks = find_risks(config, cells)
+    study_id, tokens = rng.bytes(8).hex(), {name.strip(): secrets.token_urlsafe(24) for name in config.readers}
+    readers = [
+        {"name": name, "token_sha256": token_hash(token), "order": _order(config, cells, rng)}
+        for name, token in tokens.items()
+    ]
+    study = {
+        "format": FORMAT,
+        "study": study_id,
+        "title": config.title,
+        "question": config.question,
+        "confidences": config.confidences,
+        "abnormalities": config.abnormalities,
+        "comments": config.comments,
+        "consent": config.consent.strip(),
+        "instructions": config.instructions.strip() or texts[f"instructions_{config.question}"],
+        "texts": texts,
+        "size": list(cells[0].image.size),
+        "readers": readers,
+    }
+    told = {"format": FORMAT, "study": study_id, "version": __version__, "seed": seed, "config": config.to_dict()}
+    told |= {"risks": risks, "cells": {cell.name: _of_key(cell) for cell in cells}}
+    links = StringIO()
+    csv.writer(links).writerows(
+        [("reader", "link"), *((name, f"{address}/#{token}") for name, token in tokens.items())]
+    )
+    _write_folder(key, {KEY_NAME: _json(told), LINKS_NAME: links.getvalue().encode()}, private=True)
+    by_name = sorted(cells, key=lambda cell: cell.name)
+    images = {f"{IMAGES_NAME}/{cell.name}.png": as_png(cell.image) for cell in by_name}
+    _write_folder(out, {**images, STUDY_NAME: _json(study)})
+    return risks
+
+
+def token_hash(token: str) -> str:
+    """What a study knows a reader's token by."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _of_key(cell: Cell) -> dict[str, Any]:
+    digest = hashlib.sha256(as_png(cell.image)).hexdigest()
+    return {
+        "stratum": cell.stratum,
+        "source": cell.source,
+        "practice": cell.practice,
+        "file_sha256": digest,
+    } | cell.facts
+
+
+def _order(config: ReaderStudy, cells: Sequence[Cell], rng: np.random.Generator) -> list[Entry]:
+    """What a reader is shown: cells for practice, then all others at random, some of them a second time.
+
+    Those that come again are of the first third, and come in the last.
+    """
+    items = [[cell] for cell in cells] if config.question == "real_or_synthetic" else _pairs(config, cells)
+    practice, shown = ([item for item in items if item[0].practice == kind] for kind in (True, False))
+    practice, shown = ([each[i] for i in rng.permutation(len(each))] for each in (practice, shown))
+    third = len(shown) // 3
+    again = [shown[i] for i in rng.choice(third, config.repeats, replace=False)] if config.repeats else []
+    last = [*shown[len(shown) - third :], *again]
+    shown = [*shown[: len(shown) - third], *(last[i] for i in rng.permutation(len(last)))]
+    entries = []
+    for item in [*practice, *shown]:
+        sides = [item[i] for i in rng.permutation(len(item))]
+        entry: Entry = {"images": [cell.name for cell in sides]}
+        entries.append(entry | ({"truth": _truth(sides)} if item[0].practice else {}))
+    return entries
+
+
+def _pairs(config: ReaderStudy, cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of both sources of each stratum in pairs."""
+    pairs = []
+    for stratum, sources in config.sources.items():
+        sides = [[c for c in cells if (c.stratum, c.source) == (stratum, name)] for name in sources]
+        pairs += [list(pair) for pair in zip(*sides, strict=True)]
+    return pairs
+
+
+def _truth(sides: Sequence[Cell]) -> str:
+    if len(sides) == 1:
+        return "real" if sides[0].real else "synthetic"
+    return "left" if sides[0].real else "right"
+
+
+def _check_apart(out: Path, key: Path) -> None:
+    for folder in (out, key):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(f"{folder} holds something: give a new or empty folder.")
+    one, two = out.resolve(), key.resolve()
+    if one == two or one in two.parents or two in one.parents:
+        raise ValueError(f"The key {key} and the study {out} lie in each other; what is served must not hold the key.")
+
+
+def _write_folder(folder: Path, files: dict[str, bytes], *, private: bool = False) -> None:
+    """Write a folder that appears whole; all its files are of one time, so that none tells when it was made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            path = partial / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o600 if private else 0o644)
+            os.utime(path, (_SAME_TIME, _SAME_TIME))
+        partial.chmod(0o700 if private else 0o755)
+        flush_tree(partial)
+        if folder.exists():
+            folder.rmdir()
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

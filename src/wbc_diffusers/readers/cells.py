@@ -1,0 +1,107 @@
+"""The cells of a reader study: drawn from their sources, and all brought to one form."""
+
+from collections import Counter
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wbc_diffusers.data.dataset import hashes_of
+from wbc_diffusers.data.loading import load_cells
+from wbc_diffusers.generation import settings_of
+from wbc_diffusers.readers.config import REAL, ReaderStudy, Source
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that readers are shown.
+
+    Attributes:
+        name: Random, so that it says nothing.
+        stratum: Of the study.
+        source: `real`, or the name of a generator.
+        practice: Whether it is shown with its truth before the study.
+        image: RGB, in the form that all have.
+        facts: What the key tells of it.
+    """
+
+    name: str
+    stratum: str
+    source: str
+    practice: bool
+    image: Image.Image
+    facts: dict[str, Any]
+
+    @property
+    def real(self) -> bool:
+        """Whether it is a photograph."""
+        return self.source == REAL
+
+
+def draw_cells(config: ReaderStudy, rng: np.random.Generator) -> list[Cell]:
+    """Draw the cells of every source at random, those for practice last of each.
+
+    Raises:
+        ValueError: If a source has too few, or real cells are marked as synthetic, or sources differ in size.
+        OSError: If a folder is not there, or an image can't be read.
+    """
+    cells = [
+        cell
+        for stratum, sources in config.sources.items()
+        for name, source in sources.items()
+        for cell in _draw(config, stratum, name, source, rng)
+    ]
+    sizes = Counter((cell.image.size, cell.source) for cell in cells)
+    if len({size for size, _ in sizes}) > 1:
+        told = ", ".join(f"{name} {width} x {height}" for (width, height), name in sorted({(s, n) for s, n in sizes}))
+        raise ValueError(
+            f"The cells of the study differ in size ({told} pixels), which would give them away: prepare the real ones "
+            "by `wbc prepare --size` as large as the generated ones are."
+        )
+    return cells
+
+
+def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.random.Generator) -> list[Cell]:
+    generated = name != REAL
+    data = load_cells(source.folder, source.split, where=source.where, may_be_generated=generated)
+    wanted = source.number + config.training
+    if wanted > len(data):
+        raise ValueError(
+            f"{wanted} cells of {source.folder} are wanted for {stratum} ({source.number}, and {config.training} for "
+            f"practice), and there are {len(data)}: take fewer, or bring more."
+        )
+    data = data.select(rng.permutation(len(data))[:wanted])
+    settings = (settings_of(Path(source.folder)) if Path(source.folder).is_dir() else None) or {}
+    model = {field: settings[field] for field in ("model", "revision") if field in settings}
+    columns = [column for column in ("file_name", "abnormality", "grade", "group", "seed") if column in data.features]
+    cells = []
+    for place, digest in enumerate(hashes_of(data, may_be_generated=generated)):
+        row = data[place]
+        facts = {"folder": source.folder, **{column: row[column] for column in columns}, "pixel_sha256": digest}
+        cells.append(
+            Cell(
+                rng.bytes(8).hex(), stratum, name, place >= source.number,
+                in_one_form(row["image"], config.jpeg_quality), facts | model,
+            )
+        )  # fmt: skip
+    return cells
+
+
+def in_one_form(image: Image.Image, jpeg_quality: int | None) -> Image.Image:
+    """Bring an image to RGB without metadata, compressed by JPEG and back if all of a study's are."""
+    plain = Image.fromarray(np.array(image.convert("RGB")))
+    if jpeg_quality is None:
+        return plain
+    file = BytesIO()
+    plain.save(file, "JPEG", quality=jpeg_quality, subsampling=0)
+    return Image.fromarray(np.array(Image.open(file)))
+
+
+def as_png(image: Image.Image) -> bytes:
+    """An image as a PNG without compression: images of one size are files of one size, whatever they show."""
+    file = BytesIO()
+    image.save(file, "PNG", compress_level=0)
+    return file.getvalue()

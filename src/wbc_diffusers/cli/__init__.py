@@ -21,6 +21,7 @@ from wbc_diffusers.cli.inspect import inspect
 from wbc_diffusers.cli.phantom import phantom
 from wbc_diffusers.cli.prepare import prepare
 from wbc_diffusers.cli.publish import publish
+from wbc_diffusers.cli.readers import readers
 from wbc_diffusers.cli.train import train
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 for command in (demo, phantom, prepare, generate, inspect, evaluate, classify, card, publish):
     app.command()(command)
+app.add_typer(readers, name="readers")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 
 

@@ -18,16 +18,12 @@ from wbc_diffusers import __version__
 from wbc_diffusers.readers.blinding import find_risks
 from wbc_diffusers.readers.cells import Cell, as_png, draw_cells
 from wbc_diffusers.readers.config import ReaderStudy
+from wbc_diffusers.readers.folder import FORMAT, IMAGES_NAME, KEY_NAME, LINKS_NAME, STUDY_NAME, Entry, token_hash
 from wbc_diffusers.readers.texts import load_texts
 from wbc_diffusers.training.files import flush_tree
 
-STUDY_NAME, IMAGES_NAME, KEY_NAME, LINKS_NAME = "study.json", "images", "key.json", "links.csv"
-FORMAT = 1
 ADDRESS = "http://127.0.0.1:8000"
 _SAME_TIME = 1_000_000_000
-
-Entry = dict[str, Any]
-"""A place in a reader's order: `images` (a name, or those on the left and right), `truth` where it is for practice."""
 
 
 def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRESS) -> list[str]:
@@ -83,11 +79,6 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
     images = {f"{IMAGES_NAME}/{cell.name}.png": as_png(cell.image) for cell in by_name}
     _write_folder(out, {**images, STUDY_NAME: _json(study)})
     return risks
-
-
-def token_hash(token: str) -> str:
-    """What a study knows a reader's token by."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _of_key(cell: Cell) -> dict[str, Any]:

@@ -85,3 +85,26 @@ def cells_for_error(error: float, readers: int, scatter: float = SCATTER, shared
     """
     left = error**2 - scatter**2 / readers
     return ceil((shared + (1 - shared) / readers) / (4 * left)) if left > 0 else None
+
+
+def plan_in_words(width: float, margin: float, power: float, readers: int, scatter: float, shared: float) -> list[str]:
+    """Say how many cells a study needs: for one reader by himself, and for the mean of several."""
+    one = [
+        f"One reader's accuracy is known to ± {width:g} after {answers_for_width(width)} answers.",
+        f"One reader at chance is shown to be within 0.5 ± {margin:g}, with power {power:g}, by "
+        f"{answers_for_equivalence(margin, power)} answers, half of them to real cells.",
+    ]
+    if readers == 1:
+        return one
+    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+    means = (
+        (f"is known to ± {width:g}", width / z),
+        (f"is shown to be within 0.5 ± {margin:g}, if it is 0.5,", error_for_equivalence(margin, power)),
+    )
+    several = []
+    for what, error in means:
+        cells = cells_for_error(error, readers, scatter, shared)
+        by = "by no number of cells: it takes more readers" if cells is None else f"by {cells} cells"
+        several.append(f"The mean accuracy of {readers} readers {what} {by}.")
+    assumed = f"Assumed: accuracies scatter by {scatter:g}, and answers to a cell correlate by {shared:g}."
+    return [*one, *several, assumed]

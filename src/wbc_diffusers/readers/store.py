@@ -1,0 +1,125 @@
+"""Readers' answers in SQLite: each is on the disk before it is acknowledged, and none is ever overwritten."""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ANSWERS_NAME = "answers.sqlite"
+_TABLES = """
+CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS events (reader TEXT NOT NULL, kind TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    number INTEGER PRIMARY KEY, reader TEXT NOT NULL, position INTEGER NOT NULL, answer TEXT NOT NULL,
+    seconds REAL NOT NULL, at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_of_reader ON answers (reader, position);
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader answered last at a position, and how that came about.
+
+    Attributes:
+        position: In the reader's order, from 0.
+        content: `choice`, and `confidence`, `abnormality`, `grade`, `comment` where they were asked.
+        seconds: How long the reader looked, pauses left out.
+        at: When it came, in seconds since 1970.
+        changes: How often the reader changed it before.
+    """
+
+    position: int
+    content: dict[str, Any]
+    seconds: float
+    at: float
+    changes: int
+
+
+class Store:
+    """The answers of a study.
+
+    Args:
+        path: The file; it is made if it is not there.
+        study: The study's id; a file of another study is refused.
+
+    Raises:
+        ValueError: If the file is of another study, or no file of answers.
+        OSError: If it can't be written.
+    """
+
+    def __init__(self, path: Path, study: str) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._open.execute("PRAGMA journal_mode=WAL")
+            self._open.execute("PRAGMA synchronous=FULL")  # on the disk, not only handed to the system
+            self._open.executescript(_TABLES)
+            with self._writing():
+                if not self._open.execute("SELECT id FROM study").fetchall():
+                    self._open.execute("INSERT INTO study VALUES (?)", (study,))
+                (theirs,) = self._open.execute("SELECT id FROM study").fetchone()
+        except sqlite3.OperationalError as error:
+            raise OSError(f"The answers {path} can't be opened: {error}.") from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path} holds no answers: {error}. Move it away, or bring back the right one.") from error
+        if theirs != study:
+            raise ValueError(f"{path} holds the answers of another study: give each study a folder of its own.")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._open.close()
+
+    def note(self, reader: str, kind: str) -> None:
+        """Write down that a reader did something, such as consented."""
+        with self._writing():
+            self._open.execute("INSERT INTO events VALUES (?, ?, ?)", (reader, kind, time.time()))
+
+    def events(self, reader: str) -> list[tuple[str, float]]:
+        """What a reader did, and when, in order."""
+        with self._lock:
+            return self._open.execute("SELECT kind, at FROM events WHERE reader = ? ORDER BY at", (reader,)).fetchall()
+
+    def save(self, reader: str, position: int, content: dict[str, Any], seconds: float) -> None:
+        """Write an answer to the disk; one to the same position before it stays, but no longer counts.
+
+        Raises:
+            OSError: If it can't be written, as on a full disk.
+        """
+        row = (reader, position, json.dumps(content, ensure_ascii=False, sort_keys=True), seconds, time.time())
+        with self._writing():
+            self._open.execute(
+                "INSERT INTO answers (reader, position, answer, seconds, at) VALUES (?, ?, ?, ?, ?)", row
+            )
+
+    def answers(self, reader: str) -> list[Answer]:
+        """The answers of a reader that count, by position."""
+        query = "SELECT position, answer, seconds, at FROM answers WHERE reader = ? ORDER BY number"
+        with self._lock:
+            rows = self._open.execute(query, (reader,)).fetchall()
+        found: dict[int, Answer] = {}
+        for position, content, seconds, at in rows:
+            changes = found[position].changes + 1 if position in found else 0
+            found[position] = Answer(position, json.loads(content), seconds, at, changes)
+        return [found[position] for position in sorted(found)]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock:
+            self._open.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._open.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._open.in_transaction:
+                    self._open.execute("ROLLBACK")
+                raise OSError(f"The answers can't be written: {error}.") from error
+            except BaseException:
+                if self._open.in_transaction:
+                    self._open.execute("ROLLBACK")
+                raise

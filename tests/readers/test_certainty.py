@@ -64,7 +64,9 @@ def test_intervals_over_readers_hold_the_truth_in_most_simulated_studies(readers
     held = dict.fromkeys(MEASURES, 0.0)
     for study in range(150):
         answers, signal = a_study(rng, readers, scatter)
-        for name, found in over_readers(answers, signal, 6, MEASURES, replicates=300, seed=study).items():
+        for name, found in over_readers(
+            answers, signal, 6, MEASURES, signal.astype(int), replicates=300, seed=study
+        ).items():
             held[name] += (found.interval.low <= truth[name] <= found.interval.high) / 150
     # The recall of three readers of different habits is the hardest: 0.91 in longer simulations.
     assert min(held.values()) > 0.85, held
@@ -73,7 +75,7 @@ def test_intervals_over_readers_hold_the_truth_in_most_simulated_studies(readers
 def test_more_readers_make_it_surer_but_no_surer_than_the_cells_are() -> None:
     def width(readers: int, cells: int) -> float:
         answers, signal = a_study(np.random.default_rng(0), readers, 0.2, cells)
-        found = over_readers(answers, signal, 6, MEASURES, seed=0)["accuracy"].interval
+        found = over_readers(answers, signal, 6, MEASURES, signal.astype(int), seed=0)["accuracy"].interval
         return found.high - found.low
 
     assert width(10, 100) < width(2, 100)
@@ -84,11 +86,15 @@ def test_readers_at_chance_are_shown_to_be_so_by_many_cells_alone() -> None:
     rng = np.random.default_rng(0)
     signal = np.arange(1000) % 2 == 0
     guesses = rng.integers(0, 6, (4, 1000))
-    found = over_readers(guesses, signal, 6, MEASURES)["accuracy"]
+    found = over_readers(guesses, signal, 6, MEASURES, signal.astype(int))["accuracy"]
     assert found.equivalence().shown
-    assert not over_readers(guesses[:, :20], signal[:20], 6, MEASURES)["accuracy"].equivalence().shown
+    assert (
+        not over_readers(guesses[:, :20], signal[:20], 6, MEASURES, signal[:20].astype(int))["accuracy"]
+        .equivalence()
+        .shown
+    )
     expert = np.where(signal, 5, 0)[None].repeat(4, 0)
-    assert not over_readers(expert, signal, 6, MEASURES)["accuracy"].equivalence().shown
+    assert not over_readers(expert, signal, 6, MEASURES, signal.astype(int))["accuracy"].equivalence().shown
 
 
 def test_strata_keep_their_numbers_in_every_draw() -> None:
@@ -96,6 +102,6 @@ def test_strata_keep_their_numbers_in_every_draw() -> None:
     signal = np.array([True, False] * 40)
     strata = np.repeat([0, 1], 40)
     answers = np.where(strata == 0, np.where(signal, 1, 0), np.where(signal, 0, 1))[None]
-    found = over_readers(answers, signal, 2, MEASURES, strata=strata)["accuracy"]
+    found = over_readers(answers, signal, 2, MEASURES, 2 * strata + signal)["accuracy"]
     assert found.value == 0.5
     assert np.ptp(found.drawn) == 0

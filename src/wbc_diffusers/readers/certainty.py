@@ -83,42 +83,41 @@ def over_readers(
     signal: NDArray[np.bool_],
     levels: int,
     measures: Mapping[str, Measure],
+    strata: NDArray[np.integer],
     *,
-    strata: NDArray[np.integer] | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, OverReaders]:
     """The mean of each measure over readers, with replicates that draw readers and cells anew.
 
-    Each replicate draws cells, the same for all readers, as many signals and as many noise of each stratum, and
-    readers; one fewer than there are, so that the variance of few is not too small (McCarthy and Snowden 1985). Where
-    readers differ by chance alone, intervals are wider than need be (Owen 2007). With one reader only the cells are
-    drawn: the figure is of that reader alone. docs/readers.md has what the intervals covered.
+    Each replicate draws cells, the same for all readers, of each stratum as many as it has, and readers; one fewer than
+    there are, so that the variance of few is not too small (McCarthy and Snowden 1985). Where readers differ by chance
+    alone, intervals are wider than need be (Owen 2007). With one reader only the cells are drawn: the figure is of that
+    reader alone. docs/readers.md has what the intervals covered.
 
     Args:
         answers: Of each reader to each cell (R, N), as `count_answers` takes them.
-        signal: Which cells are signals (N,).
+        signal: Which cells are signals (N,), or are so for each reader (R, N).
         levels: How many answers there are.
         measures: Functions of `detection`, by name.
-        strata: Which stratum each cell is of (N,).
+        strata: Which stratum each cell is of (N,): real and synthetic ones are of different strata.
         replicates: How many are drawn.
         seed: Of the draws.
     """
-    kinds = 2 * (np.zeros(len(signal), np.int64) if strata is None else strata) + signal
     counts = count_answers(answers, signal, levels)
-    drawn = count_answers(answers, signal, levels, _draw_cells(kinds, replicates, seed))
+    drawn = count_answers(answers, signal, levels, _draw_cells(strata, replicates, seed))
     return {
         name: OverReaders(float(np.mean(measure(counts))), mean_of_drawn_rows(measure(drawn), [seed, 1]))
         for name, measure in measures.items()
     }
 
 
-def _draw_cells(kinds: NDArray[np.integer], replicates: int, seed: int) -> NDArray[np.int64]:
-    """How often each cell is drawn (N, B), with repetition, of each kind one fewer than there are."""
+def _draw_cells(strata: NDArray[np.integer], replicates: int, seed: int) -> NDArray[np.int64]:
+    """How often each cell is drawn (N, B), with repetition, of each stratum one fewer than there are."""
     rng = np.random.default_rng(seed)
-    drawn = np.zeros((len(kinds), replicates), np.int64)
-    for kind in np.unique(kinds):
-        places = np.flatnonzero(kinds == kind)
+    drawn = np.zeros((len(strata), replicates), np.int64)
+    for stratum in np.unique(strata):
+        places = np.flatnonzero(strata == stratum)
         shares = np.full(len(places), 1 / len(places))
         drawn[places] = rng.multinomial(fewer(len(places)), shares, size=replicates).T
     return drawn

@@ -17,7 +17,7 @@ def count_answers(answers: ArrayLike, signal: ArrayLike, levels: int, weights: A
 
     Args:
         answers: From 0, the surest "noise", to `levels` - 1, the surest "signal"; -1 where there is none (..., N).
-        signal: Which images are signals (N,).
+        signal: Which images are signals (N,), or are so for each reader (..., N).
         levels: L, an even number.
         weights: How often each image counts (N, B): the counts are (..., B, 2, L) then.
 
@@ -27,7 +27,7 @@ def count_answers(answers: ArrayLike, signal: ArrayLike, levels: int, weights: A
     if levels < 2 or levels % 2:
         raise ValueError(f"{levels} levels of answers: there must be as many for one side as for the other")
     given, kinds = np.asarray(answers), np.asarray(signal, bool)
-    each = [(given == level)[..., None, :] & np.stack([kinds, ~kinds]) for level in range(levels)]
+    each = [(given == level)[..., None, :] & np.stack([kinds, ~kinds], axis=-2) for level in range(levels)]
     if weights is None:
         return np.stack([one.sum(-1) for one in each], axis=-1).astype(np.float64)
     return np.stack([np.moveaxis(one @ np.asarray(weights, np.float64), -1, -2) for one in each], axis=-1)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wbc_diffusers.pages.tables import as_csv, as_markdown, p_value
 from wbc_diffusers.study.config import StudyConfig, folder_of
 from wbc_diffusers.study.figures import draw_figures, recall_chart
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.results import best_without, build_record, read_runs
 from wbc_diffusers.study.study import findings
-from wbc_diffusers.study.tables import as_csv, as_markdown, headers, p_value, points, rows, swap_in_words
+from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
 
 NORMALS, ABNORMALS, SWAPPED = 100, 20, 40
 SEEDS = [3, 8]

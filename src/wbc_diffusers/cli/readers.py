@@ -67,3 +67,18 @@ def serve(
         study, host, port, certificate, private_key, allow_http=allow_http,
         say=lambda: typer.echo(f"Serving {study} at {scheme}://{host}:{port}. Stop with Ctrl-C; every answer is kept."),
     )  # fmt: skip
+
+
+@readers.command()
+def score(
+    study: Annotated[Path, typer.Argument(help="Folder of `wbc readers build`, with the readers' answers.")],
+    key: Annotated[Path, typer.Option(help="Folder of its key.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables, plots and page.")],
+) -> None:
+    """Score what readers answered, with intervals, and write tables, plots and a page."""
+    from wbc_diffusers.data.sources import shown
+    from wbc_diffusers.readers.report import PAGE_NAME, findings, score_study
+
+    for line in findings(score_study(study, key, out)):
+        typer.echo(line)
+    typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 INK, MUTED = "#22252b", "#8a8f98"
 COLOURS = ("#5b4a9e", "#d1495b", "#2e8b8b", "#c98a1b")
 """Colours of curves and bars, in their order; chromatin's comes first."""
+_DPI = 160
 
 
 def image_uri(image: Image.Image, source_type: str | None = None) -> str:
@@ -60,6 +62,17 @@ def chart_svg(figure: "Figure") -> Markup:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     markup = buffer.getvalue()
     return Markup(markup[markup.index("<svg") :])
+
+
+def save_charts(charts: "Mapping[str, Figure]", folder: Path) -> None:
+    """Write each chart as SVG and PNG, as a paper would print it."""
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "wbc"}):
+        for name, chart in charts.items():
+            chart.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            chart.savefig(folder / f"{name}.png", dpi=_DPI, metadata={"Software": None})
 
 
 def write_page(template: str, path: Path, **values: Any) -> None:

@@ -183,20 +183,23 @@ def _generators(sheet: Sheet) -> list[dict[str, Any]]:
         return []
     fooled = {}
     for name in names:
-        own = np.array([item.source == name for item in sheet.items])
+        of_it = np.array([item.source == name for item in sheet.items])
         measures: dict[str, Measure] = {"fooled": lambda counts: 1 - detection.specificity(counts)}
-        cells = (sheet.answers[there][:, own], sheet.signal[there][:, own])
+        cells = (sheet.answers[there][:, of_it], sheet.signal[there][:, of_it])
         # The same seed draws the same readers for all, so that their habits cancel.
-        fooled[name] = over_readers(*cells, sheet.levels, measures, _strata(sheet)[own])["fooled"]
-    found = [{"generator": name, "taken_for_real": asdict(one.interval), "than": {}} for name, one in fooled.items()]
-    for told in found:
-        own = fooled[str(told["generator"])]
-        told["than"] = {
-            name: asdict(percentiles(own.value - other.value, own.drawn - other.drawn))
-            for name, other in fooled.items()
-            if name != told["generator"]
+        fooled[name] = over_readers(*cells, sheet.levels, measures, _strata(sheet)[of_it])["fooled"]
+    return [
+        {
+            "generator": name,
+            "taken_for_real": asdict(own.interval),
+            "more_than": {
+                against: asdict(percentiles(own.value - other.value, own.drawn - other.drawn))
+                for against, other in fooled.items()
+                if against != name
+            },
         }
-    return found
+        for name, own in fooled.items()
+    ]
 
 
 # -- agreement --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """The plots of a study, as a paper would print them."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _GRID = np.linspace(0.0, 1.0, 201)
-_DPI = 160
 
 
 def draw_figures(record: Mapping[str, Any], arms: Sequence[ArmRuns]) -> "dict[str, Figure]":
@@ -30,17 +28,6 @@ def draw_figures(record: Mapping[str, Any], arms: Sequence[ArmRuns]) -> "dict[st
     if record["dose"] is not None:
         figures["dose"] = dose_chart(record["dose"])
     return figures
-
-
-def save_figures(figures: "Mapping[str, Figure]", folder: Path) -> None:
-    """Write each plot as SVG and PNG."""
-    from matplotlib import rc_context
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "wbc"}):
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            figure.savefig(folder / f"{name}.png", dpi=_DPI, metadata={"Software": None})
 
 
 def recall_chart(record: Mapping[str, Any]) -> "Figure":

@@ -8,13 +8,14 @@ from typing import Any
 import yaml
 
 from wbc_diffusers import __version__
-from wbc_diffusers.pages import chart_svg, write_page
+from wbc_diffusers.pages import chart_svg, save_charts, write_page
+from wbc_diffusers.pages.tables import as_csv, as_markdown
 from wbc_diffusers.study.config import StudyConfig
-from wbc_diffusers.study.figures import draw_figures, save_figures
+from wbc_diffusers.study.figures import draw_figures
 from wbc_diffusers.study.images import check_images
 from wbc_diffusers.study.results import ArmRuns, build_record, read_runs
 from wbc_diffusers.study.runs import do_runs
-from wbc_diffusers.study.tables import as_csv, as_markdown, headers, points, rows, swap_in_words
+from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
 from wbc_diffusers.training.files import write_whole
 from wbc_diffusers.training.output import LOCK_NAME, only_run
 
@@ -59,7 +60,7 @@ def write_results(record: Mapping[str, Any], arms: Sequence[ArmRuns], out: Path)
     write_whole(out / "table.csv", as_csv(head, body).encode())
     write_whole(out / "table.md", as_markdown(head, body).encode())
     figures = draw_figures(record, arms)
-    save_figures(figures, out / "figures")
+    save_charts(figures, out / "figures")
     write_page(
         "study.html.j2",
         out / PAGE_NAME,

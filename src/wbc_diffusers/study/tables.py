@@ -1,9 +1,9 @@
 """The table of a study: a row for each arm, as text for people and for spreadsheets."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from wbc_diffusers.pages.tables import p_value
 
 _MAIN = "recall_at_specificity"
 
@@ -56,11 +56,6 @@ def points(difference: float) -> str:
     return f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0: nothing is -0.0
 
 
-def p_value(p: float) -> str:
-    """A p value as tables have it."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def _numbers(arm: Mapping[str, Any], which: str) -> str:
     """Images of each class of the first run, normal ones first; of both trainings where there are two."""
     counted: dict[str, int] = {}
@@ -77,16 +72,3 @@ def swap_in_words(swap: Mapping[str, Any] | None) -> str:
         return ""
     gap = swap["normal"]["difference"]
     return f"{points(gap['value'])} ({points(gap['low'])} to {points(gap['high'])})"
-
-
-def as_csv(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table for spreadsheets."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *body])
-    return text.getvalue()
-
-
-def as_markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table for documents."""
-    lines = [head, ["---"] * len(head), *body]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -85,7 +85,7 @@ def _borders(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
             risks.append(
                 f"The border pixels' {BORDER_FIGURES[place]} alone tells the kinds of cells apart in "
                 f"{max(area, 1 - area):.0%} of pairs (p = {p:.1g}). If that is how files were made, and not how cells "
-                "look, prepare all alike; jpeg_quality hides traces of JPEG."
+                "look, prepare all alike; a lower jpeg_quality hides traces of JPEG."
             )
     return risks
 

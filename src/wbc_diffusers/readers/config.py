@@ -55,7 +55,8 @@ class ReaderStudy:
         consent: Text that readers agree to before they begin; none if empty.
         instructions: Text that they read before they begin; that of the language if empty.
         language: `en`, or a YAML file with the texts of the pages.
-        jpeg_quality: Compress all cells alike by JPEG, where the real ones were compressed and show it.
+        jpeg_quality: Compress all cells alike by JPEG before they are shown: real ones mostly were before, which a program
+            can see at their borders; null if none ever was.
         margin: How far from 0.5 a share may be to be as good as chance.
         seed: Of the choice of cells and their order; drawn, and told in the key, if left out.
     """
@@ -72,7 +73,7 @@ class ReaderStudy:
     consent: str = ""
     instructions: str = ""
     language: str = "en"
-    jpeg_quality: int | None = None
+    jpeg_quality: int | None = 85
     margin: float = MARGIN
     seed: int | None = None
 
@@ -91,7 +92,7 @@ class ReaderStudy:
         if self.training < 0 or self.repeats < 0 or not 0.0 < self.margin < 0.5:
             raise ValueError("The study needs training and repeats of 0 or more, and a margin between 0 and 0.5.")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"The study's jpeg_quality is {self.jpeg_quality}; give 1 to 100, or leave it out.")
+            raise ValueError(f"The study's jpeg_quality is {self.jpeg_quality}; give 1 to 100, or null.")
         if self.repeats > self.items // 3:
             raise ValueError(f"The study repeats {self.repeats} of {self.items} cells; a third is the most.")
         if self.abnormalities and self.question == "which_is_real":

@@ -186,8 +186,8 @@ def methods(record: Mapping[str, Any]) -> str:
         ),
     )[record["question"] == "which_is_real"]
     sentences = [
-        f"{len(readers)} reader{'' if len(readers) == 1 else 's'} judged {record['tables'][0]['items']} {what}{strata}, "
-        "each in a random order of their own",
+        f"{len(readers)} reader{'' if len(readers) == 1 else 's'} judged {record['tables'][0]['items']} {what}{strata}",
+        "Each reader had a random order",
         f"They said {asked}{rated}",
         "Images came without metadata, in files of one form and size",
         f"With {signal} as the positive class, accuracy, recall and specificity are given with Wilson's 95 % intervals",

@@ -1,0 +1,283 @@
+"""What is served of a study tells nothing, and the key all."""
+
+import csv
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from tests.readers.conftest import SIDE, Built, a_cell, thesis_strata, write_source
+from wbc_diffusers.data.images import pixel_sha256, write_png
+from wbc_diffusers.readers.blinding import BORDER_FIGURES, border_figures, file_figures
+from wbc_diffusers.readers.build import build_study
+from wbc_diffusers.readers.config import ReaderStudy
+from wbc_diffusers.readers.folder import IMAGES_NAME, KEY_NAME, LINKS_NAME, STUDY_NAME, token_hash
+
+
+def served(built: Built) -> dict[str, bytes]:
+    """Give all files that are served, by their names."""
+    return {
+        str(path.relative_to(built.folder)): path.read_bytes() for path in built.folder.rglob("*") if path.is_file()
+    }
+
+
+def key_of(built: Built) -> dict[str, Any]:
+    """Give the key."""
+    return json.loads((built.key / KEY_NAME).read_text())
+
+
+def orders(built: Built) -> dict[str, list[dict[str, Any]]]:
+    """Give what each reader is shown."""
+    study = json.loads((built.folder / STUDY_NAME).read_text())
+    return {reader["name"]: reader["order"] for reader in study["readers"]}
+
+
+def test_what_is_served_names_no_source_file_stratum_or_hash(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    built = build(readers=["anna", "ben"])
+    everything = b"\n".join([*served(built).values(), *(name.encode() for name in served(built))])
+    words = ["ddim", "hypersegmentation-", str(real), str(made), "metadata", "seed", "trainedAlgorithmicMedia"]
+    words += [facts["pixel_sha256"] for facts in key_of(built)["cells"].values()]
+    assert [word for word in words if word.encode() in everything] == []
+    assert json.loads(served(built)[STUDY_NAME]).keys().isdisjoint({"strata", "seed", "config"})
+    assert not any("truth" in entry for order in orders(built).values() for entry in order)
+
+
+def test_images_differ_in_nothing_but_their_pixels(build: Callable[..., Built]) -> None:
+    built = build()
+    files = list((built.folder / IMAGES_NAME).iterdir())
+    content = [path.read_bytes() for path in files]
+    assert len(files) == 8
+    assert len({len(each) for each in content}) == 1
+    assert len({path.stat().st_mtime_ns for path in files}) == 1
+    assert all(set(path.stem) <= set("0123456789abcdef") and len(path.stem) == 16 for path in files)
+    for each in content:
+        names = [each[at + 4 : at + 8] for at in chunks(each)]
+        assert set(names) == {b"IHDR", b"IDAT", b"IEND"}
+        assert each[:33] == content[0][:33]
+
+
+def chunks(png: bytes) -> list[int]:
+    """Give where a PNG's chunks begin."""
+    found, at = [], 8
+    while at < len(png):
+        found.append(at)
+        at += 12 + int.from_bytes(png[at : at + 4])
+    return found
+
+
+def test_the_key_tells_where_each_cell_comes_from(build: Callable[..., Built], real: Path, made: Path) -> None:
+    built = build(jpeg_quality=None)
+    assert stat.S_IMODE(built.key.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in built.key.iterdir()} == {0o600}
+    for name, facts in key_of(built)["cells"].items():
+        assert facts["folder"] == str({"real": real, "ddim": made}[facts["source"]])
+        with Image.open(Path(facts["folder"]) / facts["file_name"]) as source:
+            with Image.open(built.folder / IMAGES_NAME / f"{name}.png") as shown:
+                assert np.array_equal(source, shown)
+            assert facts["pixel_sha256"] == pixel_sha256(source)
+        assert (facts["stratum"], facts["abnormality"]) == ("hypersegmentation", "hypersegmentation")
+
+
+def test_links_hold_tokens_that_the_study_knows_only_by_their_hash(build: Callable[..., Built]) -> None:
+    built = build(readers=["anna", "ben"])
+    study = served(built)[STUDY_NAME]
+    with (built.key / LINKS_NAME).open(newline="") as file:
+        links = {row["reader"]: row["link"] for row in csv.DictReader(file)}
+    for reader, token in built.tokens.items():
+        assert links[reader] == f"http://127.0.0.1:8000/#{token}"
+        assert len(token) == 32
+        assert token.encode() not in study
+        assert token_hash(token).encode() in study
+
+
+def test_each_reader_sees_every_cell_once_in_an_order_of_its_own(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    built = build(readers=["anna", "ben"], strata=thesis_strata(real, made, hypersegmentation=10))
+    anna, ben = ([entry["images"][0] for entry in order] for order in orders(built).values())
+    assert anna != ben
+    assert sorted(anna) == sorted(ben) == sorted(key_of(built)["cells"])
+
+
+def test_repeats_are_of_the_first_third_and_come_in_the_last(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    built = build(strata=thesis_strata(real, made, hypersegmentation=15), repeats=10)
+    shown = [entry["images"][0] for entry in orders(built)["anna"]]
+    assert len(shown) == 40
+    for name in {name for name in shown if shown.count(name) == 2}:
+        first, second = (i for i, each in enumerate(shown) if each == name)
+        assert first < 10
+        assert second >= 20
+    assert len(set(shown)) == 30
+
+
+def test_practice_comes_first_with_its_truth_and_never_again(build: Callable[..., Built]) -> None:
+    built = build(training=2)
+    order, cells = orders(built)["anna"], key_of(built)["cells"]
+    assert ["truth" in entry for entry in order] == [True] * 4 + [False] * 8
+    for entry in order:
+        (name,) = entry["images"]
+        assert cells[name]["practice"] == ("truth" in entry)
+        assert entry.get("truth", "") in ("", "real" if cells[name]["source"] == "real" else "synthetic")
+    assert len({entry["images"][0] for entry in order}) == 12
+
+
+def test_pairs_are_of_one_stratum_and_lie_either_way(build: Callable[..., Built], real: Path, made: Path) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=12, dohle_bodies=12)
+    built = build(question="which_is_real", strata=strata)
+    cells, order = key_of(built)["cells"], orders(built)["anna"]
+    assert len(order) == 24
+    sides = set()
+    for entry in order:
+        left, right = (cells[name] for name in entry["images"])
+        assert left["stratum"] == right["stratum"]
+        assert {left["source"], right["source"]} == {"real", "ddim"}
+        sides.add(left["source"])
+    assert sides == {"real", "ddim"}
+
+
+def test_a_seed_draws_the_same_cells_again_but_no_token(real: Path, made: Path, tmp_path: Path) -> None:
+    config = ReaderStudy.from_dict(
+        {"title": "Cells", "strata": thesis_strata(real, made, hypersegmentation=4), "readers": ["anna"], "seed": 7}
+    )
+    one, two = Built(config, tmp_path / "one"), Built(config, tmp_path / "two")
+    assert key_of(one)["cells"] == key_of(two)["cells"]
+    assert orders(one) == orders(two)
+    assert one.tokens != two.tokens
+    other = Built(ReaderStudy.from_dict({**config.to_dict(), "seed": None}), tmp_path / "three")
+    assert key_of(other)["cells"].keys() != key_of(one)["cells"].keys()
+    assert isinstance(key_of(other)["seed"], int)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_sources_of_different_sizes_are_refused_and_nothing_is_left(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i in range(8):
+        pixels = np.kron(a_cell(np.random.default_rng(i)), np.ones((2, 2, 1), np.uint8))
+        write_png(folder / f"{i}.png", pixels)
+    strata = {"cells": {"real": {"folder": str(real), "number": 4}, "ddim": {"folder": str(folder), "number": 4}}}
+    config = ReaderStudy.from_dict({"title": "Cells", "strata": strata, "readers": ["anna"]})
+    with pytest.raises(ValueError, match=f"real {SIDE} x {SIDE}.*prepare the real ones by `wbc prepare --size`"):
+        build_study(config, tmp_path / "study", tmp_path / "key")
+    assert {path.name for path in tmp_path.iterdir()} == {"large"}
+
+
+def test_too_few_cells_are_told(build: Callable[..., Built], real: Path, made: Path) -> None:
+    with pytest.raises(ValueError, match=r"26 cells of .*real are wanted for hypersegmentation .*there are 25"):
+        build(strata=thesis_strata(real, made, hypersegmentation=25), training=1)
+
+
+def test_a_synthetic_cell_among_the_real_ones_is_refused(build: Callable[..., Built], made: Path) -> None:
+    with pytest.raises(ValueError, match="trained model"):
+        build(strata=thesis_strata(made, made, hypersegmentation=4))
+
+
+@pytest.mark.parametrize(("study", "key"), [("a", "a"), ("a", "a/key"), ("key/a", "key")])
+def test_a_key_in_what_is_served_is_refused(real: Path, made: Path, tmp_path: Path, study: str, key: str) -> None:
+    config = ReaderStudy.from_dict(
+        {"title": "Cells", "strata": thesis_strata(real, made, hypersegmentation=4), "readers": ["anna"]}
+    )
+    with pytest.raises(ValueError, match="must not hold the key"):
+        build_study(config, tmp_path / study, tmp_path / key)
+
+
+def test_a_folder_that_holds_something_is_left_alone(build: Callable[..., Built], tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "answers.sqlite").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds something"):
+        build()
+    assert (tmp_path / "study" / "answers.sqlite").read_text() == "precious"
+    assert not (tmp_path / "key").exists()
+
+
+# -- what would let readers guess -------------------------------------------------------------------------------------
+
+
+def test_a_balanced_study_of_cells_that_look_alike_has_no_risks(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    assert build(strata=thesis_strata(real, made, hypersegmentation=20)).risks == []
+
+
+def test_uneven_shares_are_told(build: Callable[..., Built], real: Path, made: Path) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=12)
+    strata["hypersegmentation"]["ddim"]["number"] = 4
+    (risk,) = build(strata=strata).risks
+    assert "75% of the cells are real" in risk
+
+
+@pytest.mark.parametrize("text", ["Half of these cells are synthetic.", "You will see 8 cells, 4 of them synthetic."])
+def test_a_text_that_tells_the_share_is_told(build: Callable[..., Built], text: str) -> None:
+    (risk,) = build(instructions=text).risks
+    assert "who knows that can count" in risk
+
+
+def test_a_copy_of_a_real_cell_is_told(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:
+    copies = write_source(tmp_path / "copies", {"hypersegmentation": 25}, synthetic=True, seed=1)
+    risks = build(strata=thesis_strata(real, copies, hypersegmentation=25)).risks
+    assert any("25 pairs of cells are copies" in risk for risk in risks)
+
+
+def test_a_brighter_border_is_told(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:
+    bright = write_source(tmp_path / "bright", {"hypersegmentation": 25}, synthetic=True, seed=9, level=170)
+    risks = build(strata=thesis_strata(real, bright, hypersegmentation=20)).risks
+    assert any("border pixels' brightness alone tells the kinds" in risk for risk in risks)
+
+
+def test_border_figures_are_of_the_outermost_pixels_alone() -> None:
+    pixels = np.full((12, 12, 3), 100, np.uint8)
+    pixels[2:-2, 2:-2] = 17
+    figures = dict(zip(BORDER_FIGURES, border_figures(Image.fromarray(pixels)), strict=True))
+    assert figures["brightness"] == 100
+    assert (
+        figures["scatter"] == figures["step to the next pixels"] == figures["brightness against the next pixels"] == 0
+    )
+    assert figures["values that end in 0"] == 1
+    pixels[1:-1, 1:-1] = 17
+    figures = dict(zip(BORDER_FIGURES, border_figures(Image.fromarray(pixels)), strict=True))
+    assert figures["brightness against the next pixels"] == 83
+
+
+def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(pbc_dir: Path, tmp_path: Path) -> None:
+    """Half of some real cells are saved as JPEG with metadata; before they are served, anybody can tell them."""
+    names = np.random.default_rng(0).permutation(sorted(pbc_dir.rglob("*.jpg")))[:500]
+    kept, anew = tmp_path / "kept", tmp_path / "anew"
+    for folder in (kept, anew):
+        folder.mkdir()
+    for i, name in enumerate(names):
+        with Image.open(name) as image:
+            small = image.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS)
+        if i % 2:
+            small.save(anew / f"{i}.jpg", quality=90, comment="by a model", dpi=(72, 72))
+        else:
+            write_png(kept / f"{i}.png", small)
+    strata = {"cells": {"real": {"folder": str(kept), "number": 250}, "ddim": {"folder": str(anew), "number": 250}}}
+    built = Built(ReaderStudy.from_dict({"title": "Cells", "strata": strata, "readers": ["anna"]}), tmp_path)
+    cells = key_of(built)["cells"]
+    as_served = [(built.folder / IMAGES_NAME / f"{name}.png").read_bytes() for name in cells]
+    before = [(Path(facts["folder"]) / facts["file_name"]).read_bytes() for facts in cells.values()]
+    truth = [facts["source"] == "real" for facts in cells.values()]
+    assert told_apart(before, truth) > 0.99
+    assert told_apart(as_served, truth) < 0.5 + 2.6 * np.sqrt(1 / (6 * 250))
+    assert built.risks == []
+
+
+def told_apart(files: list[bytes], truth: list[bool]) -> float:
+    """Give how often a program that looks at files alone tells them apart, for cells that it was not fitted on."""
+    features = np.array([file_figures(file) for file in files])
+    judge = RandomForestClassifier(200, random_state=0)
+    return float(roc_auc_score(truth, cross_val_predict(judge, features, truth, cv=5, method="predict_proba")[:, 1]))

@@ -1,0 +1,252 @@
+"""From answers to tables: the thesis's own, to the digit, and the parts that it did not have."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.readers.conftest import STRATA, Built, thesis_strata
+from wbc_diffusers.pages.tables import half_up
+from wbc_diffusers.readers.answers import read_sheet
+from wbc_diffusers.readers.config import ReaderStudy
+from wbc_diffusers.readers.folder import KEY_NAME
+from wbc_diffusers.readers.reading import Reading
+from wbc_diffusers.readers.report import score_study
+from wbc_diffusers.readers.score import score
+
+EXPERT = {"hypersegmentation": (19, 20), "dohle_bodies": (14, 10), "hypergranulation": (15, 4)}
+"""How many real cells, and how many synthetic ones, the thesis's expert called real (tables 10 to 12)."""
+EMPLOYEE = {"hypersegmentation": (10, 18), "dohle_bodies": (6, 10), "hypergranulation": (6, 10)}
+"""Of the employee only the sums are told (table 13): 22 and 38."""
+
+
+def answer_all(
+    built: Built, reader: str, choose: Callable[[list[dict[str, Any]], dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Answer every item of a reader by a function of the cells' facts in the key and of the place."""
+    reading, cells = Reading(built.folder), json.loads((built.key / KEY_NAME).read_text())["cells"]
+    who = reading.reader(built.tokens[reader])
+    assert who is not None
+    state = reading.state(who)
+    while state["phase"] == "reading":
+        facts = [{"name": name, **cells[name]} for name in who.order[state["position"]]["images"]]
+        state = reading.answer(who, state["position"], choose(facts, state), 1.5)
+    reading.store.close()
+
+
+def calls_real(quota: dict[str, tuple[int, int]]) -> Callable[[list[dict[str, Any]], dict[str, Any]], dict[str, Any]]:
+    """Call so many real and so many synthetic cells of each stratum real: those that come first."""
+    left = {
+        (name, source): number
+        for name, pair in quota.items()
+        for source, number in zip(("real", "ddim"), pair, strict=True)
+    }
+
+    def choose(facts: list[dict[str, Any]], _: dict[str, Any]) -> dict[str, Any]:
+        kind = (facts[0]["stratum"], facts[0]["source"])
+        left[kind] -= 1
+        return {"choice": "real" if left[kind] >= 0 else "synthetic"}
+
+    return choose
+
+
+@pytest.fixture(scope="module")
+def thesis(real: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Give the record of the thesis's study, answered as its expert and employee did."""
+    place = tmp_path_factory.mktemp("thesis")
+    config = {
+        "title": "Thesis",
+        "strata": thesis_strata(real, made),
+        "readers": ["expert", "employee"],
+        "confidences": 1,
+    }
+    built = Built(ReaderStudy.from_dict(config), place)
+    answer_all(built, "expert", calls_real(EXPERT))
+    answer_all(built, "employee", calls_real(EMPLOYEE))
+    return score_study(built.folder, built.key, place / "score")
+
+
+def row_of(record: dict[str, Any], stratum: str, reader: str) -> dict[str, Any]:
+    """Give a reader's row of a table."""
+    table = next(table for table in record["tables"] if table["stratum"] == stratum)
+    return next(row for row in table["rows"] if row["reader"] == reader)
+
+
+@pytest.mark.parametrize(
+    ("stratum", "confusion", "figures"),
+    [
+        ("all", [[48, 2], [34, 16]], ("0.64", "0.96", "0.32")),
+        ("hypersegmentation", [[19, 1], [20, 0]], ("0.48", "0.95", "0.00")),
+        ("dohle_bodies", [[14, 1], [10, 5]], ("0.63", "0.93", "0.33")),
+        ("hypergranulation", [[15, 0], [4, 11]], ("0.87", "1.00", "0.73")),
+    ],
+)
+def test_tables_9_to_12_and_14_come_out_of_the_answers(
+    thesis: dict[str, Any], stratum: str, confusion: list[list[int]], figures: tuple[str, ...]
+) -> None:
+    row = row_of(thesis, stratum, "expert")
+    assert row["confusion"] == confusion
+    assert tuple(half_up(row[name]["value"]) for name in ("accuracy", "recall", "specificity")) == figures
+    assert row["corrected"] == (0 in confusion[0] or 0 in confusion[1])
+
+
+def test_table_13_comes_out_of_the_answers(thesis: dict[str, Any]) -> None:
+    row = row_of(thesis, "all", "employee")
+    assert row["confusion"] == [[22, 28], [38, 12]]
+    assert [half_up(row[name]["value"]) for name in ("accuracy", "recall", "specificity")] == ["0.34", "0.44", "0.24"]
+
+
+def test_the_expert_saw_a_difference_though_accuracy_hides_it(thesis: dict[str, Any]) -> None:
+    row = row_of(thesis, "all", "expert")
+    assert half_up(row["d_prime"]["value"]) == "1.28"
+    assert row["d_prime"]["low"] > 0
+    assert row["criterion"]["value"] < -1
+    assert not row["equivalence"]["shown"]
+    assert not row["corrected"]
+
+
+def test_the_page_and_tables_hold_the_figures(thesis: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = next(tmp_path_factory.getbasetemp().glob("thesis*/score"))
+    page = (folder / "index.html").read_text()
+    assert "0.64 (0.54 to 0.73)" in page
+    assert "1.28" in page
+    assert json.loads((folder / "score.json").read_text()) == thesis
+    assert (folder / "table.csv").read_text().count("\n") == 1 + 4 * 2
+    assert (folder / "answers.csv").read_text().count("\n") == 1 + 2 * 2 * sum(STRATA.values())
+    assert {path.name for path in (folder / "figures").iterdir()} == {"readers.svg", "readers.png"}
+
+
+def test_confidence_gives_the_area_under_the_curve_and_repeats_the_consistency(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    built = build(
+        confidences=3, repeats=2, readers=["anna", "ben"], strata=thesis_strata(real, made, hypersegmentation=10)
+    )
+    rng, given = np.random.default_rng(0), {}
+
+    def choose(facts: list[dict[str, Any]], _: dict[str, Any]) -> dict[str, Any]:
+        fresh = (["synthetic", "real"][int(rng.integers(2))], int(rng.integers(1, 4)))
+        choice, confidence = given.setdefault(facts[0]["name"], fresh)
+        return {"choice": choice, "confidence": confidence}
+
+    answer_all(built, "anna", choose)
+    record = score(read_sheet(built.folder, built.key))
+    cells = json.loads((built.key / KEY_NAME).read_text())["cells"]
+    truth = [cells[name]["source"] == "real" for name in given]
+    rating = [confidence * (1 if choice == "real" else -1) for choice, confidence in given.values()]
+    assert record["tables"][0]["rows"][0]["auc"]["value"] == pytest.approx(roc_auc_score(truth, rating))
+    assert record["again"] == [{"reader": "anna", "same": pytest.approx(record["again"][0]["same"]), "kappa": 1.0}]
+    assert record["again"][0]["same"]["value"] == 1.0
+    assert [each["answered"] for each in record["readers"]] == [20, 0]
+
+
+def test_who_always_finds_the_real_cell_of_a_pair_is_right_wherever_it_lies(build: Callable[..., Built]) -> None:
+    built = build(question="which_is_real", repeats=1, readers=["anna", "ben"])
+    answer_all(built, "anna", lambda facts, _: {"choice": "left" if facts[0]["source"] == "real" else "right"})
+    answer_all(built, "ben", lambda facts, _: {"choice": "left"})
+    record = score(read_sheet(built.folder, built.key))
+    anna, ben = record["tables"][0]["rows"]
+    assert anna["accuracy"]["value"] == 1.0
+    assert ben["confusion"][0][1] == ben["confusion"][1][1] == 0
+    assert record["tables"][0]["items"] == 4
+    assert record["again"][0]["same"]["value"] == 1.0
+
+
+def test_pairs_of_two_generators_give_the_share_that_prefers_the_first(
+    build: Callable[..., Built], made: Path, tmp_path: Path
+) -> None:
+    strata = thesis_strata(made, made, hypersegmentation=4)["hypersegmentation"]
+    strata = {"cells": {"ddim": strata["ddim"], "gan": strata["real"] | {"number": 4}}}
+    built = build(question="which_is_real", strata=strata)
+    answer_all(built, "anna", lambda facts, _: {"choice": "left" if facts[0]["source"] == "ddim" else "right"})
+    sheet = read_sheet(built.folder, built.key)
+    assert (sheet.called == 1).all()
+    assert score(sheet)["tables"][0]["rows"][0]["accuracy"]["value"] == 1.0
+
+
+def test_generators_are_compared_by_how_often_they_are_taken_for_real(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=8)
+    strata["hypersegmentation"]["gan"] = {
+        **strata["hypersegmentation"]["ddim"],
+        "where": {"abnormality": "dohle_bodies"},
+    }
+    built = build(strata=strata, readers=["anna", "ben"])
+    for reader in ("anna", "ben"):
+        answer_all(built, reader, lambda facts, _: {"choice": "synthetic" if facts[0]["source"] == "gan" else "real"})
+    record = score(read_sheet(built.folder, built.key))
+    ddim, gan = record["generators"]
+    assert (ddim["generator"], ddim["taken_for_real"]["value"], gan["taken_for_real"]["value"]) == ("ddim", 1.0, 0.0)
+    assert ddim["more_than"]["gan"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    of_gan = next(table for table in record["tables"] if table["generator"] == "gan")
+    assert of_gan["items"] == 16
+    assert of_gan["rows"][0]["accuracy"]["value"] == 1.0
+    assert len(record["missed"]) == 8
+
+
+def test_abnormality_and_grade_are_held_against_what_was_meant(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=5, dohle_bodies=5)
+    built = build(strata=strata, readers=["anna", "ben"], abnormalities=["hypersegmentation", "dohle_bodies"])
+
+    def choose(facts: list[dict[str, Any]], _: dict[str, Any]) -> dict[str, Any]:
+        if facts[0]["source"] == "ddim":
+            return {"choice": "real", "abnormality": "none"}
+        return {"choice": "real", "abnormality": facts[0]["abnormality"], "grade": 2}
+
+    for reader in ("anna", "ben"):
+        answer_all(built, reader, choose)
+    found = score(read_sheet(built.folder, built.key))["abnormality"]
+    of_real, of_synthetic = found["rows"][:2]
+    assert found["meant"] == found["seen"] == ["none", "hypersegmentation", "dohle_bodies"]
+    assert of_real["table"] == [[0, 0, 0], [0, 5, 0], [0, 0, 5]]
+    assert of_synthetic["table"] == [[0, 0, 0], [5, 0, 0], [5, 0, 0]]
+    assert of_real["as_meant"]["value"] == 1.0
+    assert found["agreement"]["fleiss"]["value"] == 1.0
+    assert found["grades"]["pairs"][0]["kappa"]["value"] == 1.0
+
+
+def test_time_and_order_are_told(build: Callable[..., Built], real: Path, made: Path) -> None:
+    built = build(strata=thesis_strata(real, made, hypersegmentation=20))
+    reading = Reading(built.folder)
+    anna = reading.reader(built.tokens["anna"])
+    assert anna is not None
+    cells = json.loads((built.key / KEY_NAME).read_text())["cells"]
+    for place, entry in enumerate(anna.order):
+        truth = "real" if cells[entry["images"][0]]["source"] == "real" else "synthetic"
+        wrong = {"real": "synthetic", "synthetic": "real"}[truth]
+        reading.answer(anna, place, {"choice": truth if place < 20 else wrong}, 2.0 if place < 20 else 9.0)
+    told = score(read_sheet(built.folder, built.key))["readers"][0]
+    assert told["time"]["right"] == 2.0
+    assert told["time"]["wrong"] == 9.0
+    assert told["time"]["p"] < 0.001
+    assert (told["order"]["first_half"], told["order"]["second_half"]) == (1.0, 0.0)
+    assert told["order"]["p"] < 0.001
+
+
+def test_what_does_not_belong_together_is_refused(build: Callable[..., Built], tmp_path: Path) -> None:
+    built = build()
+    with pytest.raises(FileNotFoundError, match="There are no answers"):
+        score_study(built.folder, built.key, tmp_path / "score")
+    Reading(built.folder).store.close()
+    with pytest.raises(FileNotFoundError, match="Nobody has answered anything"):
+        score_study(built.folder, built.key, tmp_path / "score")
+    with pytest.raises(ValueError, match="which is served, and the score tells the key"):
+        score_study(built.folder, built.key, built.folder / "score")
+    key = json.loads((built.key / KEY_NAME).read_text())
+    image = next((built.folder / "images").iterdir())
+    before = image.read_bytes()
+    image.write_bytes(before[:-1])
+    with pytest.raises(ValueError, match="another image than the key knows"):
+        score_study(built.folder, built.key, tmp_path / "score")
+    image.write_bytes(before)
+    (built.key / KEY_NAME).write_text(json.dumps(key | {"study": "0"}))
+    with pytest.raises(ValueError, match="is of another study"):
+        score_study(built.folder, built.key, tmp_path / "score")
+    assert not (tmp_path / "score").exists()

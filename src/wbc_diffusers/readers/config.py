@@ -55,7 +55,7 @@ class ReaderStudy:
         consent: Text that readers agree to before they begin; none if empty.
         instructions: Text that they read before they begin; that of the language if empty.
         language: `en`, or a YAML file with the texts of the pages.
-        jpeg_quality: Compress all cells alike by JPEG before they are shown: real ones mostly were before, which a program
+        jpeg_quality: Compress all cells alike by JPEG before they are shown: most real ones were once, which a program
             can see at their borders; null if none ever was.
         margin: How far from 0.5 a share may be to be as good as chance.
         seed: Of the choice of cells and their order; drawn, and told in the key, if left out.

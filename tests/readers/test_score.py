@@ -250,3 +250,14 @@ def test_what_does_not_belong_together_is_refused(build: Callable[..., Built], t
     with pytest.raises(ValueError, match="is of another study"):
         score_study(built.folder, built.key, tmp_path / "score")
     assert not (tmp_path / "score").exists()
+
+
+def test_a_comment_is_shown_as_text_whatever_it_holds(build: Callable[..., Built], tmp_path: Path) -> None:
+    built = build(comments=True, title="Cells <b>")
+    answer_all(built, "anna", lambda *_: {"choice": "real", "comment": "<script>alert(1)</script>"})
+    record = score_study(built.folder, built.key, tmp_path / "score")
+    page = (tmp_path / "score" / "index.html").read_text()
+    assert len(record["comments"]) == 8
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

@@ -42,11 +42,6 @@ class RateLimit:
                 self._left.popitem(last=False)
             return True
 
-    def spent(self, key: str) -> bool:
-        """Whether none more is allowed now; nothing is counted."""
-        with self._lock:
-            return self._now(key) < 1
-
     def _now(self, key: str) -> float:
         left, at = self._left.get(key, (float(self.burst), self.clock()))
         return min(left + (self.clock() - at) * self.per_second, float(self.burst))

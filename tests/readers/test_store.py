@@ -1,0 +1,79 @@
+"""Answers on the disk, whatever happens to the process."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from wbc_diffusers.readers.store import Store
+
+
+def save_for_ever(path: Path, pipe: Connection) -> None:
+    """Save answers and tell of each one that is saved."""
+    store = Store(path, "a")
+    for position in range(100_000):
+        store.save("anna", position, {"choice": "real"}, 1.0)
+        pipe.send(position)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_writes_loses_no_answer_that_it_told_of(
+    tmp_path: Path,
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=save_for_ever, args=(tmp_path / "a.sqlite", theirs))
+    process.start()
+    told = -1
+    while told < 200:
+        told = ours.recv()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    while ours.poll():
+        told = ours.recv()
+    store = Store(tmp_path / "a.sqlite", "a")
+    positions = [answer.position for answer in store.answers("anna")]
+    assert positions == list(range(len(positions)))
+    assert told < len(positions) <= told + 2
+    store.close()
+
+
+def test_an_answer_that_is_changed_keeps_what_it_was(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.sqlite", "a")
+    for choice in ("real", "synthetic", "real"):
+        store.save("anna", 0, {"choice": choice}, 1.0)
+    store.close()
+    with sqlite3.connect(tmp_path / "a.sqlite") as there:
+        rows = there.execute("SELECT answer FROM answers ORDER BY number").fetchall()
+    assert rows == [('{"choice": "real"}',), ('{"choice": "synthetic"}',), ('{"choice": "real"}',)]
+    store = Store(tmp_path / "a.sqlite", "a")
+    assert [(answer.position, answer.changes) for answer in store.answers("anna")] == [(0, 2)]
+
+
+def test_a_file_of_another_study_or_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    Store(tmp_path / "a.sqlite", "a").close()
+    with pytest.raises(ValueError, match="holds the answers of another study"):
+        Store(tmp_path / "a.sqlite", "b")
+    (tmp_path / "b.sqlite").write_text("This is no database, but a diary, and it is long enough to be taken for one.")
+    with pytest.raises(ValueError, match=r"holds no answers.*Move it away"):
+        Store(tmp_path / "b.sqlite", "a")
+    with pytest.raises(OSError, match="can't be opened"):
+        Store(tmp_path / "nowhere" / "a.sqlite", "a")
+
+
+def test_a_disk_that_is_full_is_told_and_what_was_saved_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.sqlite", "a")
+    store.save("anna", 0, {"choice": "real"}, 1.0)
+    pages = store._open.execute("PRAGMA page_count").fetchone()[0]
+    store._open.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(OSError, match=r"can't be written: database or disk is full"):
+        store.save("anna", 1, {"choice": "real", "comment": 20_000 * "x"}, 1.0)
+    assert [answer.position for answer in store.answers("anna")] == [0]
+    store._open.execute(f"PRAGMA max_page_count = {pages + 100}")
+    store.save("anna", 1, {"choice": "real"}, 1.0)
+    assert [answer.position for answer in store.answers("anna")] == [0, 1]

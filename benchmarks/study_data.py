@@ -1,6 +1,9 @@
 """The images of the studies in docs/classifying.md, as prepared folders.
 
     python benchmarks/study_data.py phantom --seed 1000000 --out phantom-development
+    python benchmarks/study_data.py phantom --seed 3000000 --out phantom-table-4 --kinds none:0:6600 \\
+        hypersegmentation:1:3000 hypersegmentation:2:3000 dohle_bodies:1:3000 dohle_bodies:2:3000 \\
+        hypergranulation:1:3000 hypergranulation:2:3000
     python benchmarks/study_data.py pbc --source ../shared/data/pbc --out pbc-study
 
 Phantom: 8,000 normal and 8,000 hypersegmented cells on the same 200 slides, split by slide. PBC: neutrophils, whose
@@ -24,8 +27,8 @@ ONE_IN = 7
 PBC_RARE = 30
 
 
-def phantom(out: Path, seed: int, kinds: list[tuple[str, int]], cells: int) -> None:
-    """Draw cells of each kind (abnormality and grade) with the same seeds, and prepare them."""
+def phantom(out: Path, seed: int, kinds: list[tuple[str, int, int]]) -> None:
+    """Draw so many cells of each kind (abnormality, grade, number) with the same seeds, and prepare them."""
     with TemporaryDirectory(dir=out.parent) as place:
         with ProcessPoolExecutor(2) as pool:
             jobs = [
@@ -33,7 +36,7 @@ def phantom(out: Path, seed: int, kinds: list[tuple[str, int]], cells: int) -> N
                     render_folder, Path(place) / f"{kind}-{grade}", num=cells, size=SIZE, seed=seed, abnormality=kind,
                     grade=grade,
                 )
-                for kind, grade in kinds
+                for kind, grade, cells in kinds
             ]  # fmt: skip
             for job in jobs:
                 job.result()
@@ -94,20 +97,23 @@ def write_rows(folder: Path, columns: list[str], rows: list[dict[str, str]]) -> 
         table.writerows(rows)
 
 
+def kind_of(text: str) -> tuple[str, int, int]:
+    kind, grade, cells = text.split(":")
+    return kind, int(grade), int(cells)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("which", choices=["phantom", "pbc"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--source", type=Path)
-    parser.add_argument("--cells", type=int, default=CELLS)
-    parser.add_argument("--kinds", nargs="+", default=["none:0", "hypersegmentation:2"])
+    parser.add_argument("--kinds", nargs="+", default=[f"none:0:{CELLS}", f"hypersegmentation:2:{CELLS}"])
     given = parser.parse_args()
     if given.which == "pbc":
         pbc(given.source, given.out)
     else:
-        kinds = [(kind, int(grade)) for kind, grade in (each.split(":") for each in given.kinds)]
-        phantom(given.out, given.seed, kinds, given.cells)
+        phantom(given.out, given.seed, [kind_of(each) for each in given.kinds])
 
 
 if __name__ == "__main__":

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from wbc_diffusers import __version__
-from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, new_chart, save_charts, write_page
+from wbc_diffusers.data.origin import TRAINED
+from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, image_uri, new_chart, save_charts, write_page
 from wbc_diffusers.pages.tables import as_csv, half_up, p_value
 from wbc_diffusers.readers.answers import NONE, Sheet, read_sheet
+from wbc_diffusers.readers.config import REAL
 from wbc_diffusers.readers.detection import count_answers
+from wbc_diffusers.readers.folder import IMAGES_NAME
 from wbc_diffusers.readers.score import ALL, score
 from wbc_diffusers.training.files import write_whole
 
@@ -59,11 +63,18 @@ def score_study(folder: Path, key: Path, out: Path) -> dict[str, Any]:
         methods=methods(record),
         findings=findings(record),
         charts={name: chart_svg(chart) for name, chart in charts.items()},
+        missed=[[_shown(folder, sheet, cell) for cell in each["cells"]] for each in record["missed"]],
         half_up=half_up,
         p_value=p_value,
         with_interval=with_interval,
     )
     return record
+
+
+def _shown(folder: Path, sheet: Sheet, cell: str) -> str:
+    """A cell as readers saw it, with the mark of its origin, which what was served must not have."""
+    with Image.open(folder / IMAGES_NAME / f"{cell}.png") as image:
+        return image_uri(image, None if sheet.key["cells"][cell]["source"] == REAL else TRAINED)
 
 
 def words_of(record: Mapping[str, Any]) -> dict[str, str]:

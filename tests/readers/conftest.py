@@ -86,6 +86,6 @@ def build(real: Path, made: Path, tmp_path: Path) -> Callable[..., Built]:
 
     def build_it(**changes: Any) -> Built:
         fields = {"title": "Cells", "strata": thesis_strata(real, made, hypersegmentation=4), "readers": ["anna"]}
-        return Built(ReaderStudy.from_dict({**fields, "confidences": 1, **changes}), tmp_path)
+        return Built(ReaderStudy.from_dict({**fields, "confidences": 1, "seed": 0, **changes}), tmp_path)
 
     return build_it

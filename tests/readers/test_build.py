@@ -266,7 +266,7 @@ def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(pbc_d
         else:
             write_png(kept / f"{i}.png", small)
     strata = {"cells": {"real": {"folder": str(kept), "number": 300}, "ddim": {"folder": str(anew), "number": 300}}}
-    built = Built(ReaderStudy.from_dict({"title": "Cells", "strata": strata, "readers": ["anna"]}), tmp_path)
+    built = Built(ReaderStudy.from_dict({"title": "Cells", "strata": strata, "readers": ["anna"], "seed": 0}), tmp_path)
     cells = key_of(built)["cells"]
     as_served = [(built.folder / IMAGES_NAME / f"{name}.png").read_bytes() for name in cells]
     before = [(Path(facts["folder"]) / facts["file_name"]).read_bytes() for facts in cells.values()]

@@ -124,7 +124,7 @@ def test_confidence_gives_the_area_under_the_curve_and_repeats_the_consistency(
     build: Callable[..., Built], real: Path, made: Path
 ) -> None:
     built = build(
-        confidences=3, repeats=2, readers=["anna", "ben"], strata=thesis_strata(real, made, hypersegmentation=10)
+        confidences=3, repeats=6, readers=["anna", "ben"], strata=thesis_strata(real, made, hypersegmentation=10)
     )
     rng, given = np.random.default_rng(0), {}
 

@@ -40,6 +40,13 @@ def test_the_power_is_that_of_the_test_itself(margin: float) -> None:
     assert np.mean(shown) == pytest.approx(equivalence_power(count, margin), abs=0.035)
 
 
+@pytest.mark.parametrize("margin", [0.05, 0.2, 0.35, 0.49])
+def test_no_larger_number_has_less_power(margin: float) -> None:
+    count = answers_for_equivalence(margin, 0.9)
+    assert equivalence_power(count - 1, margin) < 0.9
+    assert all(equivalence_power(more, margin) >= 0.9 for more in range(count, 2 * count + 60))
+
+
 def test_so_many_answers_have_the_power_from_there_on_and_one_fewer_has_not() -> None:
     count = answers_for_equivalence(0.1, 0.8)
     assert equivalence_power(count - 1, 0.1) < 0.8

@@ -1,6 +1,6 @@
 """How many cells a reader study needs: for an interval of a wanted width, and to show that readers are at chance."""
 
-from math import ceil
+from math import ceil, sqrt
 
 import numpy as np
 from scipy import stats
@@ -49,7 +49,7 @@ def answers_for_equivalence(margin: float = MARGIN, power: float = POWER) -> int
         ValueError: If the margin does not lie between 0 and 0.5, or the power between 0 and 1.
     """
     about = error_for_equivalence(margin, power) ** -2 / 4
-    count = ceil(1.3 * about) + 20
+    count = ceil(about + 4 * sqrt(about)) + 20
     while equivalence_power(count, margin) >= power:
         count -= 1
     return count + 1

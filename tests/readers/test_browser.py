@@ -357,6 +357,48 @@ def test_a_link_that_is_unknown_or_missing_is_told(served: Served, browser: Brow
     page.close()
 
 
+def test_another_readers_link_in_the_same_tab_is_that_readers(serve: Callable[..., Served], browser: Browser) -> None:
+    served = serve(readers=["anna", "ben"])
+    page = browser.new_page()
+    enter(page, served.link("anna"))
+    page.evaluate(f"location.hash = '#{served.built.tokens['ben']}'")
+    expect(page.locator("#message-button")).to_be_focused()
+    page.keyboard.press("Enter")
+    wait_for(page, 1, 8)
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    wait_for(page, 2, 8)
+    assert (len(served.answers("anna")), len(served.answers("ben"))) == (0, 1)
+    page.close()
+
+
+def test_clicks_that_come_twice_and_keys_that_are_held_do_nothing_twice(
+    serve: Callable[..., Served], browser: Browser
+) -> None:
+    served = serve(training=1, consent="I agree.")
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.route("**/api/images/**", lambda route: (time.sleep(0.3), route.continue_()))
+    page.goto(served.link("anna"))
+    expect(page.locator("#message-button")).to_be_focused()
+    page.keyboard.down("Enter")
+    page.keyboard.down("Enter")  # as a key that is held repeats
+    page.keyboard.up("Enter")
+    expect(page.locator("#message-heading")).to_have_text("Instructions")
+    page.get_by_role("button", name="Begin").dblclick()
+    expect(page.locator("#where")).to_have_text("For practice: 1 of 2")
+    page.locator("#groups label", has_text="Real").click()
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#feedback")).to_be_visible()
+    page.get_by_role("button", name="Next").dblclick()
+    expect(page.locator("#where")).to_have_text("For practice: 2 of 2")
+    expect(page.locator("#feedback")).to_be_hidden()
+    assert errors == []
+    assert len(served.answers("anna")) == 1
+    page.close()
+
+
 def test_paths_that_no_client_cleans_up_reach_no_file(served: Served) -> None:
     for path in (
         "/../key/key.json",

@@ -147,16 +147,22 @@ def test_pairs_are_of_one_stratum_and_lie_either_way(build: Callable[..., Built]
     assert sides == {"real", "ddim"}
 
 
-def test_a_seed_draws_the_same_cells_again_but_no_token(real: Path, made: Path, tmp_path: Path) -> None:
+def test_a_seed_draws_the_same_cells_but_no_name_order_or_token(real: Path, made: Path, tmp_path: Path) -> None:
     config = ReaderStudy.from_dict(
-        {"title": "Cells", "strata": thesis_strata(real, made, hypersegmentation=4), "readers": ["anna"], "seed": 7}
+        {"title": "Cells", "strata": thesis_strata(real, made, hypersegmentation=12), "readers": ["anna"], "seed": 7}
     )
     one, two = Built(config, tmp_path / "one"), Built(config, tmp_path / "two")
-    assert key_of(one)["cells"] == key_of(two)["cells"]
-    assert orders(one) == orders(two)
-    assert one.tokens != two.tokens
     other = Built(ReaderStudy.from_dict({**config.to_dict(), "seed": None}), tmp_path / "three")
-    assert key_of(other)["cells"].keys() != key_of(one)["cells"].keys()
+    drawn = [[facts["file_sha256"] for facts in key_of(built)["cells"].values()] for built in (one, two, other)]
+    assert drawn[0] == drawn[1]
+    assert sorted(drawn[0]) != sorted(drawn[2])
+    assert key_of(one)["cells"].keys().isdisjoint(key_of(two)["cells"])
+    shown = [
+        [key_of(built)["cells"][entry["images"][0]]["file_sha256"] for entry in orders(built)["anna"]]
+        for built in (one, two)
+    ]
+    assert shown[0] != shown[1]
+    assert one.tokens != two.tokens
     assert isinstance(key_of(other)["seed"], int)
 
 
@@ -201,6 +207,36 @@ def test_a_folder_that_holds_something_is_left_alone(build: Callable[..., Built]
     with pytest.raises(FileExistsError, match="holds something"):
         build()
     assert (tmp_path / "study" / "answers.sqlite").read_text() == "precious"
+    assert not (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "F", "I"])
+def test_cells_that_no_screen_shows_as_they_are_are_refused(
+    build: Callable[..., Built], made: Path, tmp_path: Path, mode: str
+) -> None:
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((SIDE, SIDE), 300 + i, np.int32)).convert(mode).save(folder / f"{i}.tif")
+    strata = {"cells": {"real": {"folder": str(folder), "number": 4}, "ddim": {"folder": str(made), "number": 4}}}
+    with pytest.raises(ValueError, match=r"is of mode .*prepare it as 8-bit colours|bit"):
+        build(strata=strata)
+
+
+def test_a_study_that_cannot_be_placed_leaves_no_key(
+    build: Callable[..., Built], tmp_path: Path, monkeypatch: Any
+) -> None:
+    replace = Path.replace
+
+    def fails(self: Path, target: Path) -> Path:
+        if target.name == "study":
+            raise OSError("no space")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OSError, match="no space"):
+        build()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "key"] == []
     assert not (tmp_path / "key").exists()
 
 

@@ -52,6 +52,15 @@ def test_a_study_is_read_and_written_as_it_was(tmp_path: Path) -> None:
             "must give as many cells each",
         ),
         ({"titel": "x"}, "Did you mean title"),
+        ({"readers": ["Anna", "anna"]}, "give each a name of its own"),
+        ({"readers": ["=cmd()"]}, "spreadsheets take for a formula"),
+        ({"abnormalities": ["dohle_bodies", "dohle_bodies"]}, "name one twice"),
+        ({"strata": {1: SOURCES}}, "a stratum called 1; its name must be a text"),
+        ({"strata": {"all": SOURCES}}, "but not 'all'"),
+        ({"strata": {"": SOURCES}}, "must be a text"),
+        ({"strata": {"n": {**SOURCES, False: SOURCES["ddim"]}}}, "a source called False"),
+        ({"strata": {"n": {**SOURCES, "all": SOURCES["ddim"]}}}, "a source called 'all'"),
+        ({"strata": {"n": WITHOUT_REAL}, "question": "which_is_real", "training": 1}, "no truth to tell in training"),
     ],
 )
 def test_what_is_no_study_is_refused_with_what_would_be(changes: dict[str, Any], told: str) -> None:

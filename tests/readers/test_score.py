@@ -261,3 +261,55 @@ def test_a_comment_is_shown_as_text_whatever_it_holds(build: Callable[..., Built
     assert "<script>" not in page
     assert "<b>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def guesses(seed: int) -> Callable[[list[dict[str, Any]], dict[str, Any]], dict[str, Any]]:
+    """Answer at random."""
+    rng = np.random.default_rng(seed)
+
+    def choose(facts: list[dict[str, Any]], _: dict[str, Any]) -> dict[str, Any]:
+        sides = ("real", "synthetic") if len(facts) == 1 else ("left", "right")
+        return {"choice": sides[int(rng.integers(2))], "confidence": int(rng.integers(1, 4))}
+
+    return choose
+
+
+def test_a_study_can_be_scored_after_every_single_answer(
+    build: Callable[..., Built], real: Path, made: Path, tmp_path: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=4, dohle_bodies=2)
+    built = build(strata=strata, readers=["anna", "ben", "$x^$"], confidences=3)
+    answer_all(built, "anna", guesses(0))
+    reading = Reading(built.folder)
+    for reader in ("ben", "$x^$"):
+        who = reading.reader(built.tokens[reader])
+        assert who is not None
+        for position in range(4):
+            reading.answer(who, position, guesses(position)([{}], {}), 1.0)
+            record = score_study(built.folder, built.key, tmp_path / "score")
+            assert len(record["tables"][0]["rows"]) == (2 if reader == "ben" else 3)
+    reading.store.close()
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 3, 10])
+def test_a_study_of_few_pairs_can_be_scored(
+    build: Callable[..., Built], real: Path, made: Path, tmp_path: Path, pairs: int
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=pairs)
+    built = build(question="which_is_real", strata=strata, readers=["anna", "ben"], confidences=3)
+    for reader in ("anna", "ben"):
+        answer_all(built, reader, guesses(pairs))
+    record = score_study(built.folder, built.key, tmp_path / "score")
+    for row in record["tables"][0]["rows"]:
+        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
+
+
+def test_a_damaged_key_is_told_in_words(build: Callable[..., Built], tmp_path: Path) -> None:
+    built = build()
+    answer_all(built, "anna", lambda *_: {"choice": "real"})
+    key = json.loads((built.key / KEY_NAME).read_text())
+    first = next(iter(key["cells"].values()))
+    first["source"] = "gone"
+    (built.key / KEY_NAME).write_text(json.dumps(key))
+    with pytest.raises(ValueError, match="does not fit the study"):
+        score_study(built.folder, built.key, tmp_path / "score")

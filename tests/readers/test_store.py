@@ -69,3 +69,20 @@ def test_a_disk_that_is_full_is_told_and_what_was_saved_stays(tmp_path: Path) ->
     store._open.execute(f"PRAGMA max_page_count = {pages + 100}")
     store.save("anna", 1, {"choice": "real"}, 1.0)
     assert [answer.position for answer in store.answers("anna")] == [0, 1]
+
+
+def test_the_one_file_holds_all_that_was_saved_also_while_it_is_open(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.sqlite", "a")
+    for position in range(20):
+        store.save("anna", position, {"choice": "real"}, 1.0)
+    (tmp_path / "copy.sqlite").write_bytes((tmp_path / "a.sqlite").read_bytes())
+    assert len(Store(tmp_path / "copy.sqlite", "a").answers("anna")) == 20
+    assert {path.name for path in tmp_path.iterdir()} == {"a.sqlite", "copy.sqlite"}
+
+
+def test_the_times_of_all_looks_at_a_cell_add_up(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.sqlite", "a")
+    store.save("anna", 0, {"choice": "real"}, 4.5)
+    store.save("anna", 0, {"choice": "synthetic"}, 0.5)
+    (answer,) = store.answers("anna")
+    assert (answer.seconds, answer.content) == (5.0, {"choice": "synthetic"})

@@ -1,17 +1,19 @@
 """How far readers agree with each other, and with themselves, beyond what chance would give."""
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from wbc_diffusers.evaluation.intervals import Estimate, fewer, percentiles
-from wbc_diffusers.readers.certainty import REPLICATES
+from wbc_diffusers.readers.certainty import LEAST_REPLICATES, REPLICATES
+from wbc_diffusers.readers.detection import Numbers
 
 Answers = NDArray[np.integer]
+Weights = NDArray[np.integer]
 
 
-def cohens_kappa(first: Answers, second: Answers, levels: int, *, graded: bool = False) -> float:
+def cohens_kappa(
+    first: Answers, second: Answers, levels: int, *, graded: bool = False, weights: Weights | None = None
+) -> Numbers:
     """Agreement of two readers, or of one with itself (Cohen 1960): 1 is always, 0 is as often as by chance.
 
     Args:
@@ -19,55 +21,57 @@ def cohens_kappa(first: Answers, second: Answers, levels: int, *, graded: bool =
         second: Answers of the other to the same images (N,).
         levels: How many answers there are.
         graded: Whether answers are grades, so that a disagreement weighs the square of its distance (Cohen 1968).
+        weights: How often each image counts (N, B); all once if left out.
 
     Returns:
-        The kappa, not a number where both always gave the same one answer, or nothing was answered by both.
+        The kappa (B,), not a number where both always gave the same one answer, or nothing was answered by both.
     """
+    counted = np.ones((len(first), 1), np.int64) if weights is None else weights
     both = (first >= 0) & (second >= 0)
-    table = np.bincount(first[both] * levels + second[both], minlength=levels**2).reshape(levels, levels)
+    cells = (first * levels + second)[both] == np.arange(levels**2)[:, None]
+    table = (cells.astype(np.float64) @ counted[both]).reshape(levels, levels, -1)
     places = np.arange(levels)
     apart = places[:, None] - places
-    weights = apart**2 if graded else apart != 0
-    count = table.sum()
-    by_chance = np.outer(table.sum(1), table.sum(0))
-    if not count or not (weights * by_chance).sum():
-        return float("nan")
-    return float(1 - count * (weights * table).sum() / (weights * by_chance).sum())
+    worth = (apart**2 if graded else apart != 0)[..., None]
+    by_chance = table.sum(1)[:, None] * table.sum(0)[None]
+    return 1 - _share(table.sum((0, 1)) * (worth * table).sum((0, 1)), (worth * by_chance).sum((0, 1)))
 
 
-def fleiss_kappa(answers: Answers, levels: int) -> float:
+def fleiss_kappa(answers: Answers, levels: int, weights: Weights | None = None) -> Numbers:
     """Agreement of several readers (Fleiss 1971), over the images that all of them answered.
 
     Args:
         answers: Of each reader to each image, from 0 to `levels` - 1, or -1 where there is none (R, N).
         levels: How many answers there are.
+        weights: How often each image counts (N, B); all once if left out.
 
     Returns:
-        The kappa, not a number where all always gave the same one answer, or no image was answered by all.
+        The kappa (B,), not a number where all always gave the same one answer, or no image was answered by all.
     """
-    whole = answers[:, (answers >= 0).all(0)]
-    readers, images = whole.shape
-    if readers < 2 or not images:
-        return float("nan")
-    given = np.stack([(whole == level).sum(0) for level in range(levels)], axis=1)
-    agreed = ((given**2).sum(1) - readers) / (readers * (readers - 1))
-    by_chance = ((given.sum(0) / (readers * images)) ** 2).sum()
-    return float("nan") if by_chance == 1 else float((agreed.mean() - by_chance) / (1 - by_chance))
+    readers, counted = len(answers), np.ones((answers.shape[1], 1), np.int64) if weights is None else weights
+    by_all = (answers >= 0).all(0)
+    given = np.stack([(answers[:, by_all] == level).sum(0) for level in range(levels)]).astype(np.float64)
+    counted = counted[by_all]
+    images = counted.sum(0).astype(np.float64)
+    agreed = _share(((given**2).sum(0) - readers) @ counted, images * readers * (readers - 1))
+    by_chance = (_share(given @ counted, np.broadcast_to(images * readers, (levels, len(images)))) ** 2).sum(0)
+    return _share(agreed - by_chance, 1 - by_chance)
 
 
-def with_interval(
-    kappa: Callable[[Answers], float], answers: Answers, *, replicates: int = REPLICATES, seed: int = 0
-) -> Estimate:
-    """A kappa of answers (R, N) with its 95 % interval: a bootstrap draws images anew.
+def draw_images(count: int, *, replicates: int = REPLICATES, seed: int = 0) -> Weights:
+    """How often each of so many images is drawn in each replicate of a bootstrap (N, B)."""
+    shares = np.full(count, 1 / count)
+    return np.random.default_rng(seed).multinomial(fewer(count), shares, size=replicates).T
 
-    Args:
-        kappa: A function of the answers.
-        answers: Of each reader, or of each time that a reader saw them.
-        replicates: How many are drawn.
-        seed: Of the draws.
-    """
-    value = kappa(answers)
-    rng, count = np.random.default_rng(seed), answers.shape[1]
-    drawn = [kappa(answers[:, rng.integers(0, count, fewer(count))]) for _ in range(replicates if count else 0)]
-    found = np.array([one for one in drawn if not np.isnan(one)])
-    return percentiles(value, found) if len(found) else Estimate(value, float("nan"), float("nan"))
+
+def with_interval(value: Numbers, drawn: Numbers) -> Estimate:
+    """A kappa (1,) with its 95 % interval by its replicates (B,), of which those that are no numbers don't count."""
+    found = drawn[~np.isnan(drawn)]
+    if len(found) < LEAST_REPLICATES:
+        return Estimate(float(value[0]), float("nan"), float("nan"))
+    return percentiles(float(value[0]), found)
+
+
+def _share(part: Numbers, whole: Numbers) -> Numbers:
+    """A share, not a number where there is nothing to share."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.abs(whole) > 1e-12)

@@ -127,7 +127,10 @@ def read_sheet(folder: Path, key_folder: Path) -> Sheet:
         given = {reader["name"]: store.answers(reader["name"]) for reader in study["readers"]}
     finally:
         store.close()
-    return _sheet(study, key, given)
+    try:
+        return _sheet(study, key, given)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"The key in {key_folder} does not fit the study: {error!r} is missing or wrong.") from error
 
 
 def _sheet(study: Mapping[str, Any], key: Mapping[str, Any], given: Mapping[str, list[Answer]]) -> Sheet:

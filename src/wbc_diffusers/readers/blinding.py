@@ -47,9 +47,9 @@ def _uneven(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
 
 
 def _told(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
-    counts = {sum(cell.real == real for cell in shown) for real in (True, False)}
-    words = re.findall(r"\d+|\bhalf\b", f"{config.instructions} {config.consent}".lower())
-    if config.question == "real_or_synthetic" and (named := [w for w in words if w == "half" or int(w) in counts]):
+    counts = {str(sum(cell.real == real for cell in shown)) for real in (True, False)}
+    words = re.findall(r"\d+|\bhalf\b", f"{config.title} {config.instructions} {config.consent}".lower())
+    if config.question == "real_or_synthetic" and (named := [w for w in words if w in counts | {"half"}]):
         return [
             f"The study's texts say {named[0]!r}, which may be the share or number of synthetic cells: who knows that "
             "can count. Leave it out."
@@ -110,6 +110,7 @@ _BORDER: dict[str, Callable[[np.ndarray], float]] = {
     "scatter": lambda pixels: float(_ring(pixels, 0).std()),
     "step to the next pixels": lambda pixels: _step(pixels) + _step(pixels.swapaxes(0, 1)),
     "brightness against the next pixels": lambda pixels: float(_ring(pixels, 0).mean() - _ring(pixels, 1).mean()),
+    "colour": lambda pixels: float(np.ptp(_ring(pixels, 0), axis=1).mean()),
     "values that end in 0": lambda pixels: float((_ring(pixels, 0) % 10 == 0).mean()),
 }
 BORDER_FIGURES = tuple(_BORDER)

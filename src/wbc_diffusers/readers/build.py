@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
@@ -46,10 +47,11 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
     _check_apart(out, key)
     texts = load_texts(config.language)
     seed = secrets.randbits(64) if config.seed is None else config.seed
-    rng = np.random.default_rng(seed)
-    cells = draw_cells(config, rng)
+    cells = draw_cells(config, np.random.default_rng(seed))
     risks = find_risks(config, cells)
-    study_id, tokens = rng.bytes(8).hex(), {name.strip(): secrets.token_urlsafe(24) for name in config.readers}
+    # Names and orders are no function of a seed that somebody might guess: they would tell the truth.
+    rng = np.random.default_rng(secrets.randbits(128))
+    study_id, tokens = secrets.token_hex(8), {name.strip(): secrets.token_urlsafe(24) for name in config.readers}
     readers = [
         {"name": name, "token_sha256": token_hash(token), "order": _order(config, cells, rng)}
         for name, token in tokens.items()
@@ -74,10 +76,11 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
     csv.writer(links).writerows(
         [("reader", "link"), *((name, f"{address}/#{token}") for name, token in tokens.items())]
     )
-    _write_folder(key, {KEY_NAME: _json(told), LINKS_NAME: links.getvalue().encode()}, private=True)
     by_name = sorted(cells, key=lambda cell: cell.name)
     images = {f"{IMAGES_NAME}/{cell.name}.png": as_png(cell.image) for cell in by_name}
-    _write_folder(out, {**images, STUDY_NAME: _json(study)})
+    secret = {KEY_NAME: _json(told), LINKS_NAME: links.getvalue().encode()}
+    with _folder(key, secret, private=True), _folder(out, {**images, STUDY_NAME: _json(study)}):
+        pass  # both are whole now; the study is placed first, and without it there is no key
     return risks
 
 
@@ -135,8 +138,12 @@ def _check_apart(out: Path, key: Path) -> None:
         raise ValueError(f"The key {key} and the study {out} lie in each other; what is served must not hold the key.")
 
 
-def _write_folder(folder: Path, files: dict[str, bytes], *, private: bool = False) -> None:
-    """Write a folder that appears whole; all its files are of one time, so that none tells when it was made."""
+@contextmanager
+def _folder(folder: Path, files: dict[str, bytes], *, private: bool = False) -> Iterator[None]:
+    """Write a folder that appears whole when the block ends, and not at all if that fails.
+
+    All its files are of one time, so that none tells when it was made.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -150,6 +157,7 @@ def _write_folder(folder: Path, files: dict[str, bytes], *, private: bool = Fals
         flush_tree(partial)
         if folder.exists():
             folder.rmdir()
+        yield
         partial.replace(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

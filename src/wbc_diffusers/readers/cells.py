@@ -1,5 +1,6 @@
 """The cells of a reader study: drawn from their sources, and all brought to one form."""
 
+import secrets
 from collections import Counter
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,6 +14,10 @@ from wbc_diffusers.data.dataset import hashes_of
 from wbc_diffusers.data.loading import load_cells
 from wbc_diffusers.generation import settings_of
 from wbc_diffusers.readers.config import REAL, ReaderStudy, Source
+
+MODES = ("RGB", "RGBA", "L", "P")
+"""Images of 8 bits a channel, as Pillow calls them."""
+LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ def draw_cells(config: ReaderStudy, rng: np.random.Generator) -> list[Cell]:
         for name, source in sources.items()
         for cell in _draw(config, stratum, name, source, rng)
     ]
+    if min(cells[0].image.size) < LEAST_SIDE:
+        raise ValueError(
+            f"The cells of the study are {cells[0].image.size} pixels large; {LEAST_SIDE} a side is the least."
+        )
     sizes = Counter((cell.image.size, cell.source) for cell in cells)
     if len({size for size, _ in sizes}) > 1:
         told = ", ".join(f"{name} {width} x {height}" for (width, height), name in sorted({(s, n) for s, n in sizes}))
@@ -80,10 +89,15 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
     cells = []
     for place, digest in enumerate(hashes_of(data, may_be_generated=generated)):
         row = data[place]
+        if row["image"].mode not in MODES:
+            raise ValueError(
+                f"{row.get('file_name')} of {source.folder} is of mode {row['image'].mode}, which no screen shows "
+                "as it is: prepare it as 8-bit colours."
+            )
         facts = {"folder": source.folder, **{column: row[column] for column in columns}, "pixel_sha256": digest}
         cells.append(
             Cell(
-                rng.bytes(8).hex(), stratum, name, place >= source.number,
+                secrets.token_hex(8), stratum, name, place >= source.number,
                 in_one_form(row["image"], config.jpeg_quality), facts | model,
             )
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """How sure the figures of a reader study are: of one reader's answers, and of several readers and other cells."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from wbc_diffusers.evaluation.intervals import LEVEL, Estimate, fewer, mean_of_d
 from wbc_diffusers.readers.detection import Numbers, count_answers
 
 REPLICATES = 2000
+LEAST_REPLICATES = 100
+"""Of fewer no interval is read."""
 MARGIN = 0.1
 """Shares within 0.5 ± 0.1 are called as good as chance."""
 ALPHA = 0.05
@@ -59,8 +61,8 @@ class OverReaders:
     """The mean of a measure over readers, and what it might have been of other readers and other cells.
 
     Attributes:
-        value: The mean.
-        drawn: The same of each replicate (B,).
+        value: The mean over the readers of whom it is defined, not a number if it is of none.
+        drawn: The same of each replicate (B,), but for those in which it is not defined.
     """
 
     value: float
@@ -68,12 +70,16 @@ class OverReaders:
 
     @property
     def interval(self) -> Estimate:
-        """The mean with its 95 % interval."""
+        """The mean with its 95 % interval; bounds are no numbers where most replicates have no value."""
+        if len(self.drawn) < LEAST_REPLICATES:
+            return Estimate(self.value, float("nan"), float("nan"))
         return percentiles(self.value, self.drawn)
 
     def equivalence(self, margin: float = MARGIN) -> Equivalence:
         """Test that the mean is 0.5 for all practical purposes: the 90 % interval must lie within the margin."""
         _check_margin(margin)
+        if len(self.drawn) < LEAST_REPLICATES:
+            return Equivalence(margin, 1.0)
         outside = max(np.mean(self.drawn <= 0.5 - margin), np.mean(self.drawn >= 0.5 + margin))
         return Equivalence(margin, float((outside * len(self.drawn) + 1) / (len(self.drawn) + 1)))
 
@@ -106,10 +112,19 @@ def over_readers(
     """
     counts = count_answers(answers, signal, levels)
     drawn = count_answers(answers, signal, levels, _draw_cells(strata, replicates, seed))
-    return {
-        name: OverReaders(float(np.mean(measure(counts))), mean_of_drawn_rows(measure(drawn), [seed, 1]))
-        for name, measure in measures.items()
-    }
+    return {name: _mean(measure(counts), measure(drawn), [seed, 1]) for name, measure in measures.items()}
+
+
+def _mean(values: Numbers, drawn: Numbers, seed: Sequence[int]) -> OverReaders:
+    """The mean of readers' values (R,) and of those of each draw of cells (R, B), where they are defined.
+
+    They are not where a reader answered no signal, or no noise, or none was drawn.
+    """
+    there = ~np.isnan(values)
+    if not there.any():
+        return OverReaders(float("nan"), np.array([]))
+    means = mean_of_drawn_rows(drawn[there], seed)
+    return OverReaders(float(values[there].mean()), means[~np.isnan(means)])
 
 
 def _draw_cells(strata: NDArray[np.integer], replicates: int, seed: int) -> NDArray[np.int64]:

@@ -12,6 +12,9 @@ from wbc_diffusers.training.fields import check_fields, plain, read_fields, read
 REAL = "real"
 """The name of the source of real cells; any other is a generator's."""
 
+ALL = "all"
+"""The name of all strata, or generators, together."""
+
 Question = Literal["real_or_synthetic", "which_is_real"]
 
 
@@ -58,7 +61,7 @@ class ReaderStudy:
         jpeg_quality: Compress all cells alike by JPEG before they are shown: most real ones were once, which a program
             can see at their borders; null if none ever was.
         margin: How far from 0.5 a share may be to be as good as chance.
-        seed: Of the choice of cells and their order; drawn, and told in the key, if left out.
+        seed: Of the choice of cells; drawn, and told in the key, if left out. Orders and names are always drawn anew.
     """
 
     title: str
@@ -80,10 +83,14 @@ class ReaderStudy:
     def __post_init__(self) -> None:
         check_fields(self, "study")
         names = [name.strip() for name in self.readers]
-        if not names or not all(names) or len(set(names)) < len(names):
+        if not names or not all(names) or len({name.casefold() for name in names}) < len(names):
             raise ValueError(f"The study's readers are {self.readers}; give each a name of its own.")
+        if odd := [name for name in names if name[0] in "=+-@"]:
+            raise ValueError(f"The reader {odd[0]!r} has a name that spreadsheets take for a formula: give another.")
         if not 1 <= self.confidences <= 5:
             raise ValueError(f"The study's confidences are {self.confidences}; give 1 (none) to 5 steps.")
+        if len(set(self.abnormalities)) < len(self.abnormalities):
+            raise ValueError(f"The study's abnormalities {self.abnormalities} name one twice.")
         if unknown := set(self.abnormalities) - (set(ABNORMALITIES) - {"none"}):
             raise ValueError(
                 f"The study's abnormalities have {', '.join(sorted(unknown))}; they can be "
@@ -105,7 +112,7 @@ class ReaderStudy:
         Raises:
             ValueError: If there are none, or they don't fit the question.
         """
-        strata = {name: _sources_of(name, each) for name, each in self.strata.items()}
+        strata = {_name_of(name, "stratum"): _sources_of(name, each) for name, each in self.strata.items()}
         if not strata:
             raise ValueError("The study has no strata: give one with its sources, real and a generator's.")
         for name, sources in strata.items():
@@ -117,6 +124,8 @@ class ReaderStudy:
                 raise ValueError(
                     f"The stratum {name} has no source called {REAL}: without real cells nobody can tell them apart."
                 )
+            if self.training and REAL not in sources:
+                raise ValueError(f"The stratum {name} has no real cells, so there is no truth to tell in training.")
             if len(sources) < 2:
                 raise ValueError(f"The stratum {name} has only real cells: add a generator's.")
         return strata
@@ -139,6 +148,15 @@ class ReaderStudy:
         return plain(asdict(self))
 
 
+def _name_of(name: Any, what: str) -> str:
+    """A name that can stand in tables, where "all" is all of them."""
+    if not isinstance(name, str) or not name.strip() or name == ALL:
+        raise ValueError(
+            f"The study has a {what} called {name!r}; its name must be a text (in quotes), but not {ALL!r}."
+        )
+    return name
+
+
 def _sources_of(stratum: str, given: Any) -> dict[str, Source]:
     if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
         raise ValueError(f"The stratum {stratum} must name its sources, each with folder and number.")
@@ -146,7 +164,7 @@ def _sources_of(stratum: str, given: Any) -> dict[str, Source]:
     for name, each in given.items():
         if missing := {"folder", "number"} - each.keys():
             raise ValueError(f"The source {name} of {stratum} has no {', '.join(sorted(missing))}.")
-        sources[str(name)] = Source(**read_fields(Source, each))
+        sources[_name_of(name, "source")] = Source(**read_fields(Source, each))
     return sources
 
 

@@ -82,7 +82,12 @@ def cells_for_error(error: float, readers: int, scatter: float = SCATTER, shared
 
     Returns:
         N, or None if no number of cells is enough: it takes more readers.
+
+    Raises:
+        ValueError: If the scatter is below 0, or the correlation not between 0 and 1.
     """
+    if scatter < 0 or not 0 <= shared <= 1:
+        raise ValueError(f"a scatter of {scatter} and a correlation of {shared}: give 0 or more, and 0 to 1")
     left = error**2 - scatter**2 / readers
     return ceil((shared + (1 - shared) / readers) / (4 * left)) if left > 0 else None
 

@@ -1,5 +1,6 @@
 """What each reader may see and answer next: the rules of a study, without the web around them."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Reading:
         names = {name for reader in self.study["readers"] for entry in reader["order"] for name in entry["images"]}
         self._images = {name: (folder / IMAGES_NAME / f"{name}.png").read_bytes() for name in names}
         self._readers = {each["token_sha256"]: Reader(each["name"], each["order"]) for each in self.study["readers"]}
+        self._one_at_a_time = {reader.name: threading.Lock() for reader in self._readers.values()}
         self.store = Store(folder / ANSWERS_NAME, self.study["study"])
 
     def reader(self, token: str) -> Reader | None:
@@ -93,14 +95,14 @@ class Reading:
             ValueError: If the answer doesn't fit the question.
             OSError: If it can't be saved.
         """
-        self._check_may_see(reader, position)
-        place = self._next(reader)
         checked = self._checked(content)
-        again = position == place - 1
-        if not (again and self._last(reader).content == checked):
-            if again and not self._may_change(reader, position):
-                raise NotNowError("An answer for practice can't be changed.")
-            self.store.save(reader.name, position, checked, min(max(seconds, 0.0), LONGEST_S))
+        with self._one_at_a_time[reader.name]:
+            self._check_may_see(reader, position)
+            again = position == self._next(reader) - 1
+            if not (again and self._last(reader).content == checked):
+                if again and not self._may_change(reader, position):
+                    raise NotNowError("An answer for practice can't be changed.")
+                self.store.save(reader.name, position, checked, min(max(seconds, 0.0), LONGEST_S))
         told = {"truth": reader.order[position]["truth"]} if "truth" in reader.order[position] else {}
         return {**self.state(reader), **told}
 

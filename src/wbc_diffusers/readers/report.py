@@ -13,10 +13,10 @@ from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, image_uri, new_chart, save_charts, write_page
 from wbc_diffusers.pages.tables import as_csv, half_up, p_value
 from wbc_diffusers.readers.answers import NONE, Sheet, read_sheet
-from wbc_diffusers.readers.config import REAL
+from wbc_diffusers.readers.config import ALL, REAL
 from wbc_diffusers.readers.detection import count_answers
 from wbc_diffusers.readers.folder import IMAGES_NAME
-from wbc_diffusers.readers.score import ALL, score
+from wbc_diffusers.readers.score import score
 from wbc_diffusers.training.files import write_whole
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _of(found: Mapping[str, float] | None) -> list[str]:
-    return ["", "", ""] if found is None else [str(found[name]) for name in ("value", "low", "high")]
+def _of(found: Mapping[str, float | None] | None) -> list[str]:
+    figures = [None if found is None else found[name] for name in ("value", "low", "high")]
+    return ["" if figure is None else str(figure) for figure in figures]
 
 
 def answer_rows(sheet: Sheet) -> tuple[list[str], list[list[str]]]:
@@ -166,7 +167,7 @@ def findings(record: Mapping[str, Any]) -> list[str]:
             else f"neither told apart from chance nor shown to be within ± {same['margin']:g} of it"
         )  # fmt: skip
         told.append(f"{row['reader']} was right in {share} of the answers, {verdict}.")
-        if "d_prime" in row and row["d_prime"]["low"] > 0:
+        if "d_prime" in row and (row["d_prime"]["low"] or 0) > 0:
             habit = row["criterion"]["value"]
             side = words_of(record)["signal" if habit < 0 else "noise"]
             told.append(
@@ -231,7 +232,7 @@ def readers_chart(record: Mapping[str, Any]) -> "Figure":
     axes.axvspan(0.5 - margin, 0.5 + margin, color=MUTED, alpha=0.15, linewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=":")
     labels = [f"{table['generator'] or table['stratum']}: {row['reader']}" for table, row in shown]
-    axes.set_yticks(places, labels, fontsize=9)
+    axes.set_yticks(places, labels, fontsize=9, parse_math=False)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy", color=INK, fontsize=9)
@@ -253,6 +254,7 @@ def roc_chart(sheet: Sheet) -> "Figure":
     axes.set_xlabel("synthetic cells called real" if not sheet.in_pairs else "called left, but right", fontsize=9)
     axes.set_ylabel("real cells called real" if not sheet.in_pairs else "called left, and left", fontsize=9)
     axes.set_aspect("equal")
-    if len(sheet.readers) > 1:
-        axes.legend(fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[1]:
+        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)
     return figure

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from wbc_diffusers import __version__
-from wbc_diffusers.evaluation.intervals import Estimate, percentiles
+from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.readers import detection
-from wbc_diffusers.readers.agreement import cohens_kappa, fleiss_kappa, with_interval
+from wbc_diffusers.readers.agreement import cohens_kappa, draw_images, fleiss_kappa, with_interval
 from wbc_diffusers.readers.answers import NONE, Sheet
-from wbc_diffusers.readers.certainty import MARGIN, Measure, equivalence, over_readers, wilson
-from wbc_diffusers.readers.config import REAL
+from wbc_diffusers.readers.certainty import MARGIN, Measure, OverReaders, equivalence, over_readers, wilson
+from wbc_diffusers.readers.config import ALL, REAL
 
-ALL = "all"
-"""The name of all strata together."""
 _SHARES: dict[str, Measure] = {
     "accuracy": detection.accuracy, "recall": detection.recall, "specificity": detection.specificity,
 }  # fmt: skip
@@ -83,7 +81,7 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
     table["mean"] = None
     if len(there) > 1:
         drawn = over_readers(answers[there], signal[there], sheet.levels, _measures(sheet), strata)
-        table["mean"] = {name: asdict(found.interval) for name, found in drawn.items()}
+        table["mean"] = {name: _figure(found.interval) for name, found in drawn.items()}
         table["mean"]["equivalence"] = _told(drawn["balanced_accuracy"].equivalence(margin))
     return table
 
@@ -130,7 +128,7 @@ def _row(
         "equivalence": _told(equivalence(right, int(table.sum()), margin)),
     }
     rest = ("d_prime", "criterion", "auc") if signals and noise else ()
-    return row | {name: asdict(drawn[name].interval) for name in rest if name in drawn}
+    return row | {name: _figure(drawn[name].interval) for name in rest if name in drawn}
 
 
 def _told(test: Any) -> dict[str, Any]:
@@ -178,22 +176,22 @@ def _missed(sheet: Sheet) -> list[dict[str, Any]]:
 def _generators(sheet: Sheet) -> list[dict[str, Any]]:
     """How often cells of each generator are taken for real, less how often those of each other one are."""
     names = _generator_names(sheet)
-    there = (sheet.answers != NONE).any(1)
+    of_each = [np.array([item.source == name for item in sheet.items]) for name in names]
+    # Of the same readers for each, so that their habits cancel.
+    there = np.array([(sheet.answers[:, own] != NONE).any(1) for own in of_each]).all(0)
     if sheet.in_pairs or len(names) < 2 or not there.any():
         return []
     fooled = {}
-    for name in names:
-        of_it = np.array([item.source == name for item in sheet.items])
+    for name, of_it in zip(names, of_each, strict=True):
         measures: dict[str, Measure] = {"fooled": lambda counts: 1 - detection.specificity(counts)}
         cells = (sheet.answers[there][:, of_it], sheet.signal[there][:, of_it])
-        # The same seed draws the same readers for all, so that their habits cancel.
         fooled[name] = over_readers(*cells, sheet.levels, measures, _strata(sheet)[of_it])["fooled"]
     return [
         {
             "generator": name,
-            "taken_for_real": asdict(own.interval),
+            "taken_for_real": _figure(own.interval),
             "more_than": {
-                against: asdict(percentiles(own.value - other.value, own.drawn - other.drawn))
+                against: _figure(OverReaders(own.value - other.value, own.drawn - other.drawn).interval)
                 for against, other in fooled.items()
                 if against != name
             },
@@ -205,25 +203,23 @@ def _generators(sheet: Sheet) -> list[dict[str, Any]]:
 # -- agreement --------------------------------------------------------------------------------------------------------
 
 
-def _kappa(found: Estimate) -> dict[str, float | None]:
-    """A kappa as JSON has it, null where it is no number."""
+def _figure(found: Estimate) -> dict[str, float | None]:
+    """A figure as JSON has it, null where it is no number."""
     return {name: None if np.isnan(value) else value for name, value in asdict(found).items()}
 
 
 def _between(readers: list[str], answers: NDArray[np.int64], levels: int, *, graded: bool = False) -> dict[str, Any]:
     """Agreement of all readers, and of each two."""
-
-    def of_two(both: NDArray[np.integer]) -> float:
-        return cohens_kappa(both[0], both[1], levels, graded=graded)
-
+    drawn = draw_images(answers.shape[1])
     pairs = [(i, j) for i in range(len(readers)) for j in range(i + 1, len(readers))]
-    return {
-        "fleiss": _kappa(with_interval(lambda each: fleiss_kappa(each, levels), answers)) if pairs else None,
-        "pairs": [
-            {"readers": [readers[i], readers[j]], "kappa": _kappa(with_interval(of_two, answers[[i, j]]))}
-            for i, j in pairs
-        ],
-    }
+    fleiss = with_interval(fleiss_kappa(answers, levels), fleiss_kappa(answers, levels, drawn)) if pairs else None
+    found = []
+    for i, j in pairs:
+        kappa, of_draws = (
+            cohens_kappa(answers[i], answers[j], levels, graded=graded, weights=weights) for weights in (None, drawn)
+        )
+        found.append({"readers": [readers[i], readers[j]], "kappa": _figure(with_interval(kappa, of_draws))})
+    return {"fleiss": None if fleiss is None else _figure(fleiss), "pairs": found}
 
 
 def _agreement(sheet: Sheet) -> dict[str, Any]:
@@ -238,7 +234,7 @@ def _again(sheet: Sheet) -> list[dict[str, Any]]:
         own = [(each.first, each.second) for each in sheet.again if each.reader == row]
         if own:
             both = np.array(own, int).T
-            kappa = cohens_kappa(both[0], both[1], 2)
+            kappa = float(cohens_kappa(both[0], both[1], 2)[0])
             same = asdict(wilson(int((both[0] == both[1]).sum()), both.shape[1]))
             found.append({"reader": name, "same": same, "kappa": None if np.isnan(kappa) else kappa})
     return found

@@ -1,6 +1,8 @@
 """The readers' pages: a small web application over `Reading`, and the server that runs it."""
 
 import ipaddress
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
@@ -160,20 +162,34 @@ def serve_study(
     check_transport(host, certificate, private_key, allow_http=allow_http)
     config = uvicorn.Config(
         make_app(Reading(folder)),
-        host=host,
-        port=port,
         ssl_certfile=certificate,
         ssl_keyfile=private_key,
+        ssl_keyfile_password="",  # one that has a password is refused, rather than asked for
         log_level="warning",
         access_log=False,
         server_header=False,
     )
-    server = uvicorn.Server(config)
-    with _only_server(folder):
+    try:
+        config.load()
+    except ssl.SSLError as error:
+        raise ValueError(f"{certificate} and {private_key} are no certificate with its open key: {error}.") from error
+    with _only_server(folder), _listening(host, port) as listening:
         say()
-        server.run()
-    if not server.started:
-        raise OSError(f"Nothing can listen on {host}:{port}: see that no other program does, or give another --port.")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OSError(
+            f"Nothing can listen on {host}, port {port} ({error.strerror}): see that no other program does, or give "
+            "another --port."
+        ) from error
+    with listening:
+        yield listening
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Answer:
     Attributes:
         position: In the reader's order, from 0.
         content: `choice`, and `confidence`, `abnormality`, `grade`, `comment` where they were asked.
-        seconds: How long the reader looked, pauses left out.
+        seconds: How long the reader looked, pauses left out, the times of all changes together.
         at: When it came, in seconds since 1970.
         changes: How often the reader changed it before.
     """
@@ -57,7 +57,7 @@ class Store:
         self._lock = threading.Lock()
         try:
             self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._open.execute("PRAGMA journal_mode=WAL")
+            self._open.execute("PRAGMA journal_mode=DELETE")  # one file holds all, so that a copy of it is whole
             self._open.execute("PRAGMA synchronous=FULL")  # on the disk, not only handed to the system
             self._open.executescript(_TABLES)
             with self._writing():
@@ -104,8 +104,9 @@ class Store:
             rows = self._open.execute(query, (reader,)).fetchall()
         found: dict[int, Answer] = {}
         for position, content, seconds, at in rows:
-            changes = found[position].changes + 1 if position in found else 0
-            found[position] = Answer(position, json.loads(content), seconds, at, changes)
+            before = found.get(position)
+            looked, changes = (before.seconds + seconds, before.changes + 1) if before else (seconds, 0)
+            found[position] = Answer(position, json.loads(content), looked, at, changes)
         return [found[position] for position in sorted(found)]
 
     @contextmanager

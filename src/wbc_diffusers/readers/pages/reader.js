@@ -9,7 +9,8 @@ class Refused extends Error {
 }
 
 async function ask(path, body) {
-  const options = { headers: { Authorization: `Bearer ${token}` } };
+  // A server that hangs is as good as none.
+  const options = { headers: { Authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(15000) };
   if (body) Object.assign(options, { method: "POST", body: JSON.stringify(body) });
   if (body) options.headers["Content-Type"] = "application/json";
   const response = await fetch(path, options);
@@ -118,6 +119,10 @@ function showGrade() {
   group.hidden = !kind || kind === "none";
 }
 
+function firstUnanswered() {
+  return [...document.querySelectorAll("#groups fieldset:not([hidden])")].find((group) => group.querySelector("input[type=radio]") && !group.querySelector("input:checked"));
+}
+
 function answerGiven() {
   const data = new FormData($("form"));
   const answer = { choice: data.get("choice") };
@@ -213,16 +218,14 @@ async function fetchImages(position, number) {
 // -- the way through --------------------------------------------------------------------------------------------------
 
 async function show(next) {
-  state = next;
-  if (state.phase === "consent") {
-    return tell(texts.consent_heading, [study.consent], texts.agree, async () => show(await insist("api/events", { kind: "consented" })));
-  }
-  if (state.phase === "done") {
+  if (next.phase === "done") {
     $("where").textContent = "";
     $("progress").value = 1;
+    state = next;
     return tell(texts.done_heading, [texts.done]);
   }
-  const images = await fetchImages(state.position, state.number);
+  const images = await fetchImages(next.position, next.number);
+  state = next;
   $("message").hidden = true;
   $("reading").hidden = false;
   $("stage").replaceChildren(...images.map(frame));
@@ -239,30 +242,43 @@ async function show(next) {
   $("trouble").textContent = "";
   $("back").disabled = !state.may_go_back;
   $("next").disabled = false;
-  $("question").focus();
+  scrollTo(0, 0);
+  $("question").focus({ preventScroll: true });
   watch = new Watch();
 }
 
-async function submit() {
+// One thing at a time: what is sent or fetched can't be changed or sent again meanwhile.
+async function alone(action) {
   if (waiting) return;
-  if (!$("feedback").hidden) return show(state.after);
-  const answer = answerGiven();
-  if (!answer) {
-    $("trouble").textContent = texts.missing;
-    return;
-  }
   waiting = true;
+  $("groups").inert = true;
   $("next").disabled = true;
-  const { position } = state;
   try {
-    const next = await insist("api/answers", { position, seconds: watch.stop(), ...answer });
-    if (next.truth) giveTruth(next, answer.choice);
-    else await show(next);
+    await action();
   } catch (error) {
     await recover(error);
   } finally {
     waiting = false;
+    $("groups").inert = false;
+    $("next").disabled = false;
   }
+}
+
+async function submit() {
+  if (waiting) return;
+  if (!$("feedback").hidden) return alone(() => show(state.after));
+  const answer = answerGiven();
+  if (!answer) {
+    $("trouble").textContent = texts.missing;
+    firstUnanswered()?.scrollIntoView({ block: "center" });
+    return;
+  }
+  await alone(async () => {
+    $("trouble").textContent = texts.saving;
+    const next = await insist("api/answers", { position: state.position, seconds: watch.stop(), ...answer });
+    if (next.truth) giveTruth(next, answer.choice);
+    else await show(next);
+  });
 }
 
 function giveTruth(next, choice) {
@@ -278,15 +294,7 @@ function giveTruth(next, choice) {
 }
 
 async function goBack() {
-  if (waiting || !state.may_go_back || !$("feedback").hidden) return;
-  waiting = true;
-  try {
-    await show(await insist("api/back"));
-  } catch (error) {
-    await recover(error);
-  } finally {
-    waiting = false;
-  }
+  if (state.may_go_back && $("feedback").hidden) await alone(async () => show(await insist("api/back")));
 }
 
 function pause() {
@@ -311,13 +319,15 @@ async function recover(error) {
 }
 
 function pressed(event) {
+  // A key that is held must not agree to, answer or skip what nobody has read.
+  if (event.key === "Enter" && event.repeat) return event.preventDefault();
   const typing = event.target.matches("textarea, input[type=range]");
   if (event.ctrlKey || event.metaKey || event.altKey || typing || $("reading").hidden) return;
   if (event.key === "Enter" && !event.target.matches("button")) {
     event.preventDefault();
     return submit();
   }
-  if (!$("shortcuts").checked || !$("feedback").hidden) return;
+  if (waiting || !$("shortcuts").checked || !$("feedback").hidden) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const inGroup = event.target.matches("input[type=radio]") && key.startsWith("Arrow");
   const option = !inGroup && [...document.querySelectorAll("#groups input[type=radio]")].find((each) => each.dataset.key === key && each.offsetParent);
@@ -336,6 +346,7 @@ function pressed(event) {
 async function start() {
   texts = await (await fetch("texts")).json();
   document.documentElement.lang = texts.language;
+  window.addEventListener("hashchange", () => location.reload());  // another reader's link
   if (!token) return tell(texts.no_link, []);
   for (;;) {
     try {
@@ -360,7 +371,7 @@ async function start() {
   $("shortcuts").onchange = () => document.body.classList.toggle("off", !$("shortcuts").checked);
   document.addEventListener("keydown", pressed);
   document.addEventListener("visibilitychange", () => { if (watch) document.hidden ? watch.stop() : $("reading").hidden || watch.go(); });
-  const begin = async () => show(await insist("api/state"));
+  const begin = () => alone(async () => show(await insist("api/state")));
   const first = await insist("api/events", { kind: "opened" });
   if (first.phase === "consent") {
     return tell(texts.consent_heading, [study.consent], texts.agree, async () => {

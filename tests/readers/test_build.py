@@ -3,12 +3,16 @@
 import csv
 import json
 import stat
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
@@ -17,7 +21,7 @@ from sklearn.model_selection import cross_val_predict
 from tests.readers.conftest import SIDE, Built, a_cell, thesis_strata, write_source
 from wbc_diffusers.data.images import pixel_sha256, write_png
 from wbc_diffusers.readers.blinding import BORDER_FIGURES, border_figures, file_figures
-from wbc_diffusers.readers.build import build_study
+from wbc_diffusers.readers.build import build_study, change_address
 from wbc_diffusers.readers.config import ReaderStudy
 from wbc_diffusers.readers.folder import IMAGES_NAME, KEY_NAME, LINKS_NAME, STUDY_NAME, token_hash
 
@@ -138,13 +142,26 @@ def test_pairs_are_of_one_stratum_and_lie_either_way(build: Callable[..., Built]
     built = build(question="which_is_real", strata=strata)
     cells, order = key_of(built)["cells"], orders(built)["anna"]
     assert len(order) == 24
-    sides = set()
+    lefts: Counter[tuple[str, str]] = Counter()
     for entry in order:
         left, right = (cells[name] for name in entry["images"])
         assert left["stratum"] == right["stratum"]
         assert {left["source"], right["source"]} == {"real", "ddim"}
-        sides.add(left["source"])
-    assert sides == {"real", "ddim"}
+        lefts[left["stratum"], left["source"]] += 1
+    assert set(lefts.values()) == {6}, "of each stratum as many are real on the left as on the right"
+
+
+def test_of_an_odd_number_of_pairs_neither_side_is_always_the_one_with_more(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    built = build(
+        question="which_is_real",
+        strata=thesis_strata(real, made, hypersegmentation=3),
+        readers=list("abcdefghijklmnop"),
+    )
+    cells = key_of(built)["cells"]
+    lefts = {sum(cells[entry["images"][0]]["source"] == "real" for entry in order) for order in orders(built).values()}
+    assert lefts == {1, 2}
 
 
 def test_a_seed_draws_the_same_cells_but_no_name_order_or_token(real: Path, made: Path, tmp_path: Path) -> None:
@@ -190,6 +207,40 @@ def test_too_few_cells_are_told(build: Callable[..., Built], real: Path, made: P
 def test_a_synthetic_cell_among_the_real_ones_is_refused(build: Callable[..., Built], made: Path) -> None:
     with pytest.raises(ValueError, match="trained model"):
         build(strata=thesis_strata(made, made, hypersegmentation=4))
+
+
+def test_another_address_changes_the_links_and_no_token(build: Callable[..., Built]) -> None:
+    built = build(readers=["anna", "ben"])
+    change_address(built.key, "https://study.example/")
+    lines = (built.key / LINKS_NAME).read_text().splitlines()
+    assert lines == ["reader,link", *(f"{name},https://study.example/#{t}" for name, t in built.tokens.items())]
+    assert (built.key / LINKS_NAME).stat().st_mode & 0o777 == 0o600
+    (built.key / LINKS_NAME).write_text("reader,link\nanna,nothing\n")
+    with pytest.raises(ValueError, match="holds no links"):
+        change_address(built.key, "https://study.example/")
+    with pytest.raises(FileNotFoundError, match="There are no links"):
+        change_address(built.folder, "https://study.example/")
+
+
+def test_a_build_that_is_stopped_leaves_nothing(real: Path, made: Path, tmp_path: Path) -> None:
+    config = tmp_path / "study.yaml"
+    strata = thesis_strata(real, made, hypersegmentation=4)
+    config.write_text(yaml.safe_dump({"title": "Cells", "strata": strata, "readers": ["anna"]}))
+    code = """if True:
+        import sys, wbc_diffusers.readers.build as build
+        from wbc_diffusers.cli import main
+        build.flush_tree = lambda folder: (print("writing", flush=True), sys.stdin.read())
+        main()
+    """
+    command = [sys.executable, "-c", code, "readers", "build", "--config", str(config)]
+    places = ["--out", str(tmp_path / "place" / "study"), "--key", str(tmp_path / "place" / "key")]
+    with subprocess.Popen([*command, *places], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert list((tmp_path / "place").iterdir())
+        process.terminate()
+        assert process.wait(60) == 143
+    assert list((tmp_path / "place").iterdir()) == []
 
 
 @pytest.mark.parametrize(("study", "key"), [("a", "a"), ("a", "a/key"), ("key/a", "key")])
@@ -253,13 +304,34 @@ def test_uneven_shares_are_told(build: Callable[..., Built], real: Path, made: P
     strata = thesis_strata(real, made, hypersegmentation=12)
     strata["hypersegmentation"]["ddim"]["number"] = 4
     (risk,) = build(strata=strata).risks
-    assert "75% of the cells are real" in risk
+    assert "75.0% of the cells are real" in risk
 
 
-@pytest.mark.parametrize("text", ["Half of these cells are synthetic.", "You will see 8 cells, 4 of them synthetic."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Half of these cells are synthetic.",
+        "You will see 8 cells, 4 of them synthetic.",
+        "Four of them are synthetic.",
+        "About 30 % are synthetic.",
+        "An equal number of both.",
+    ],
+)
 def test_a_text_that_tells_the_share_is_told(build: Callable[..., Built], text: str) -> None:
     (risk,) = build(instructions=text).risks
     assert "who knows that can count" in risk
+
+
+def test_other_words_tell_nothing(build: Callable[..., Built]) -> None:
+    assert build(instructions="There are cells of 3 patients; take at least one minute for each.").risks == []
+
+
+def test_cells_of_a_generator_that_nothing_marks_as_such_are_told(
+    build: Callable[..., Built], real: Path, tmp_path: Path
+) -> None:
+    unmarked = write_source(tmp_path / "unmarked", {"hypersegmentation": 8}, synthetic=False, seed=9)
+    risks = build(strata=thesis_strata(real, unmarked, hypersegmentation=8)).risks
+    assert any("No cell of ddim says in its file or metadata that a model made it" in risk for risk in risks)
 
 
 def test_a_copy_of_a_real_cell_is_told(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:
@@ -309,7 +381,7 @@ def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(pbc_d
     truth = [facts["source"] == "real" for facts in cells.values()]
     assert told_apart(before, truth) > 0.99
     assert told_apart(as_served, truth) < 0.5 + 2.6 * np.sqrt(1 / (6 * 300))
-    assert built.risks == []
+    assert [risk for risk in built.risks if "says in its file or metadata that a model" not in risk] == []
 
 
 def told_apart(files: list[bytes], truth: list[bool]) -> float:

@@ -1,15 +1,22 @@
-"""How sure a reader study's figures are: against scipy and statsmodels, and by simulated studies."""
+"""How sure one reader's figures are: against scipy and statsmodels, and by all the answers that there could be."""
+
+from functools import cache
 
 import numpy as np
 import pytest
-from scipy.stats import binom
-from statsmodels.stats.proportion import proportion_confint
+from scipy.optimize import minimize
+from scipy.stats import binom, fisher_exact, norm
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from wbc_diffusers.readers.certainty import equivalence, over_readers, wilson
-from wbc_diffusers.readers.detection import auc, balanced_accuracy, count_answers, d_prime, recall
+from wbc_diffusers.readers import detection
+from wbc_diffusers.readers.certainty import INTERVALS, Equivalence, equivalence, sees_difference, wilson
 
-MEASURES = {"accuracy": balanced_accuracy, "auc": auc, "d_prime": d_prime, "recall": recall}
-CUTS = np.array([-1.0, -0.4, 0.0, 0.4, 1.0])
+EXTREMES = [[[50, 0], [50, 0]], [[0, 50], [0, 50]], [[50, 0], [0, 50]], [[0, 50], [50, 0]], [[1, 0], [0, 1]]]
+
+
+def of_table(table: list[list[int]]) -> np.ndarray:
+    """Rows are signals and noise, columns called signal and called noise."""
+    return np.array(table, np.float64)[:, ::-1]
 
 
 @pytest.mark.parametrize(("hits", "count"), [(19, 40), (0, 20), (50, 50), (64, 100)])
@@ -19,89 +26,146 @@ def test_the_interval_of_a_share_is_statsmodels(hits: int, count: int) -> None:
     assert found.value == hits / count
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.64])
-def test_the_interval_of_a_share_holds_the_truth_about_95_times_in_100(share: float) -> None:
-    found = [wilson(hits, 100) for hits in range(101)]
-    holds = np.array([one.low <= share <= one.high for one in found])
-    assert 0.93 <= binom.pmf(np.arange(101), 100, share)[holds].sum() <= 0.97
+@pytest.mark.parametrize("table", [[[48, 2], [34, 16]], [[12, 28], [30, 30]], [[20, 0], [7, 5]]])
+def test_the_interval_of_the_balanced_accuracy_is_that_of_a_difference(table: list[list[int]]) -> None:
+    (hits, misses), (alarms, rejected) = table
+    found = INTERVALS["balanced_accuracy"](of_table(table))
+    wanted = confint_proportions_2indep(hits, hits + misses, alarms, alarms + rejected, method="newcomb")
+    assert (2 * found.low - 1, 2 * found.high - 1) == pytest.approx(wanted)
+    assert found.value == pytest.approx(detection.balanced_accuracy(of_table(table)))
 
 
-@pytest.mark.parametrize("share", [0.4, 0.6])
-@pytest.mark.parametrize("count", [100, 215, 400])
-def test_who_is_as_far_from_chance_as_the_margin_is_called_equivalent_5_times_in_100_at_most(
-    share: float, count: int
+@pytest.mark.parametrize("table", EXTREMES)
+def test_nothing_is_sure_where_a_cell_of_the_table_is_empty(table: list[list[int]]) -> None:
+    for name, interval in INTERVALS.items():
+        found = interval(of_table(table))
+        assert found.low <= found.value <= found.high, name
+        assert found.high - found.low > 0.02, name
+        assert np.isfinite([found.low, found.high]).all(), name
+
+
+@pytest.mark.parametrize("table", EXTREMES[:2])
+def test_who_always_says_the_same_sees_no_difference(table: list[list[int]]) -> None:
+    found = INTERVALS["d_prime"](of_table(table))
+    assert found.value == pytest.approx(0)
+    assert found.low < -0.5 < 0.5 < found.high
+    assert sees_difference(of_table(table)) == 1.0
+
+
+def test_the_interval_of_the_area_is_that_of_the_equation_it_solves() -> None:
+    counts = np.array([[1, 4, 15], [9, 8, 3]], float)
+    counts = np.concatenate([counts, np.zeros((2, 1))], axis=1)
+    found = INTERVALS["auc"](counts)
+    for bound in (found.low, found.high):
+        # Hanley and McNeil's variance with both numbers put to their mean, as Newcombe writes it.
+        q1, q2, more = bound / (2 - bound), 2 * bound**2 / (1 + bound), (20 + 20) / 2 - 1
+        variance = (bound * (1 - bound) + more * (q1 - bound**2) + more * (q2 - bound**2)) / (20 * 20)
+        assert abs(found.value - bound) == pytest.approx(norm.ppf(0.975) * np.sqrt(variance))
+
+
+# -- every table that there could be ----------------------------------------------------------------------------------
+
+
+@cache
+def all_tables(signals: int, noise: int) -> dict[tuple[int, int], np.ndarray]:
+    """Every table of so many signals and noise, by hits and false alarms."""
+    return {
+        (hits, alarms): of_table([[hits, signals - hits], [alarms, noise - alarms]])
+        for hits in range(signals + 1)
+        for alarms in range(noise + 1)
+    }
+
+
+def chances(signals: int, noise: int, hit_rate: float, alarm_rate: float) -> np.ndarray:
+    """How likely each of them is."""
+    return np.outer(
+        binom.pmf(np.arange(signals + 1), signals, hit_rate), binom.pmf(np.arange(noise + 1), noise, alarm_rate)
+    )
+
+
+@pytest.mark.parametrize(("signals", "noise"), [(20, 20), (40, 25)])
+@pytest.mark.parametrize(
+    ("d_prime", "criterion"), [(0, 0), (0, -1), (0, -2), (0.5, 0), (1.28, -1.1), (2, 0), (3, 0), (3, -1), (4, 0)]
+)
+def test_intervals_hold_the_truth_about_95_times_in_100(
+    signals: int, noise: int, d_prime: float, criterion: float
 ) -> None:
-    shown = np.array([equivalence(hits, count).shown for hits in range(count + 1)])
-    size = binom.pmf(np.arange(count + 1), count, share)[shown].sum()
-    assert size <= 0.05
-    assert count == 100 or size > 0.03
+    hit_rate, alarm_rate = norm.cdf(d_prime / 2 - criterion), norm.cdf(-d_prime / 2 - criterion)
+    truth = {
+        "d_prime": d_prime, "criterion": criterion, "balanced_accuracy": (hit_rate + 1 - alarm_rate) / 2,
+    }  # fmt: skip
+    likely = chances(signals, noise, hit_rate, alarm_rate)
+    held = dict.fromkeys(truth, 0.0)
+    for (hits, alarms), counts in all_tables(signals, noise).items():
+        if likely[hits, alarms] > 1e-7:
+            for name, true in truth.items():
+                found = INTERVALS[name](counts)
+                held[name] += likely[hits, alarms] * (found.low <= true <= found.high)
+    assert min(held.values()) > 0.91, held
 
 
-def test_few_answers_show_nothing() -> None:
-    assert not equivalence(10, 20).shown
-    assert equivalence(150, 300).shown
+def test_a_difference_is_seen_in_5_of_100_studies_at_most_where_there_is_none() -> None:
+    seen = np.array([sees_difference(counts) < 0.05 for counts in all_tables(40, 25).values()]).reshape(41, 26)
+    for rate in (0.02, 0.3, 0.5, 0.9):
+        assert chances(40, 25, rate, rate)[seen].sum() <= 0.05
+
+
+def test_where_a_difference_is_seen_the_interval_of_d_prime_excludes_0() -> None:
+    for counts in all_tables(40, 25).values():
+        found = INTERVALS["d_prime"](counts)
+        assert sees_difference(counts) == pytest.approx(fisher_exact(detection.confusion(counts)).pvalue)
+        assert sees_difference(counts) >= 0.05 or not found.low <= 0 <= found.high
+
+
+def test_the_test_of_equivalence_is_farrington_and_mannings() -> None:
+    # Their appendix: the restricted estimate is a root of a cubic. That of statsmodels 0.14 is less likely.
+    one, two, ratio, error = 110 / 200, 95 / 180, 180 / 200, []
+    for gap in (-0.2, 0.2):
+        cubic = [
+            1 + ratio,
+            -(1 + ratio + one + ratio * two + gap * (ratio + 2)),
+            gap**2 + gap * (2 * one + ratio + 1) + one + ratio * two,
+            -one * gap * (1 + gap),
+        ]
+        first = next(root.real for root in np.roots(cubic) if max(0, gap) < root.real < min(1, 1 + gap))
+        second = first - gap
+        error.append((one - two - gap) / np.sqrt(first * (1 - first) / 200 + second * (1 - second) / 180))
+    found = equivalence(of_table([[110, 90], [95, 85]]))
+    assert found.p == pytest.approx(norm.sf(min(error[0], -error[1])), rel=1e-4)
+    assert found == Equivalence(0.1, found.p)
+
+
+def test_the_restricted_estimate_is_the_likeliest() -> None:
+    def unlikely(shares: np.ndarray) -> float:
+        return -binom.logpmf(18, 20, shares[0]) - binom.logpmf(9, 30, shares[1])
+
+    limits = {"type": "eq", "fun": lambda shares: shares[0] - shares[1] - 0.2}
+    best = minimize(unlikely, [0.6, 0.4], bounds=[(0.01, 0.99)] * 2, constraints=limits, tol=1e-10).x
+    error = np.sqrt(best[0] * (1 - best[0]) / 20 + best[1] * (1 - best[1]) / 30)
+    assert equivalence(of_table([[18, 2], [9, 21]])).p == pytest.approx(norm.sf((0.2 - (0.9 - 0.3)) / error), rel=1e-3)
+
+
+def test_who_is_as_far_from_chance_as_the_margin_is_called_equivalent_about_5_times_in_100_at_most() -> None:
+    shown = {(side, gap): 0.0 for side in ("even", "uneven") for gap in (-0.2, 0.2)}
+    for side, (signals, noise) in (("even", (60, 60)), ("uneven", (72, 48))):
+        told = np.array([equivalence(counts).shown for counts in all_tables(signals, noise).values()])
+        told = told.reshape(signals + 1, noise + 1)
+        for gap in (-0.2, 0.2):
+            for alarms in np.linspace(0.02, 0.98, 25):
+                if 0 <= alarms + gap <= 1:
+                    size = chances(signals, noise, alarms + gap, alarms)[told].sum()
+                    shown[side, gap] = max(shown[side, gap], size)
+    assert min(shown.values()) > 0.03
+    assert max(shown.values()) < 0.06
+
+
+def test_few_answers_show_nothing_whatever_they_are() -> None:
+    assert not equivalence(of_table([[10, 0], [10, 0]])).shown
+    assert not equivalence(of_table([[5, 5], [5, 5]])).shown
+    assert equivalence(of_table([[50, 50], [50, 50]]), 0.2).shown
+    assert equivalence(of_table([[50, 0], [50, 0]])).shown
 
 
 def test_a_margin_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the margin is 0\.5"):
-        equivalence(1, 2, 0.5)
-
-
-def a_study(rng: np.random.Generator, readers: int, scatter: float, cells: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Answers of readers who see a common and an own part of each cell, and scatter in skill and in habit."""
-    signal = np.arange(cells) % 2 == 0
-    skill, habit = (scatter * rng.standard_normal((readers, 1)) for _ in range(2))
-    seen = 0.7 * rng.standard_normal(cells) + np.sqrt(1 - 0.7**2) * rng.standard_normal((readers, cells))
-    seen += np.where(signal, 0.5, -0.5) * (1 + skill)
-    return (seen[:, :, None] > habit[:, :, None] + CUTS).sum(-1), signal
-
-
-@pytest.mark.parametrize(("readers", "scatter"), [(1, 0.0), (3, 0.0), (3, 0.4), (6, 0.4)])
-def test_intervals_over_readers_hold_the_truth_in_most_simulated_studies(readers: int, scatter: float) -> None:
-    many, signal = a_study(np.random.default_rng(7), 3000, scatter, 2000)
-    truth = {name: float(measure(count_answers(many, signal, 6)).mean()) for name, measure in MEASURES.items()}
-    rng = np.random.default_rng(readers)
-    held = dict.fromkeys(MEASURES, 0.0)
-    for study in range(150):
-        answers, signal = a_study(rng, readers, scatter)
-        for name, found in over_readers(
-            answers, signal, 6, MEASURES, signal.astype(int), replicates=300, seed=study
-        ).items():
-            held[name] += (found.interval.low <= truth[name] <= found.interval.high) / 150
-    # The recall of three readers of different habits is the hardest: 0.91 in longer simulations.
-    assert min(held.values()) > 0.85, held
-
-
-def test_more_readers_make_it_surer_but_no_surer_than_the_cells_are() -> None:
-    def width(readers: int, cells: int) -> float:
-        answers, signal = a_study(np.random.default_rng(0), readers, 0.2, cells)
-        found = over_readers(answers, signal, 6, MEASURES, signal.astype(int), seed=0)["accuracy"].interval
-        return found.high - found.low
-
-    assert width(10, 100) < width(2, 100)
-    assert width(10, 400) < width(10, 100) < 2 * width(300, 100)
-
-
-def test_readers_at_chance_are_shown_to_be_so_by_many_cells_alone() -> None:
-    rng = np.random.default_rng(0)
-    signal = np.arange(1000) % 2 == 0
-    guesses = rng.integers(0, 6, (4, 1000))
-    found = over_readers(guesses, signal, 6, MEASURES, signal.astype(int))["accuracy"]
-    assert found.equivalence().shown
-    assert (
-        not over_readers(guesses[:, :20], signal[:20], 6, MEASURES, signal[:20].astype(int))["accuracy"]
-        .equivalence()
-        .shown
-    )
-    expert = np.where(signal, 5, 0)[None].repeat(4, 0)
-    assert not over_readers(expert, signal, 6, MEASURES, signal.astype(int))["accuracy"].equivalence().shown
-
-
-def test_strata_keep_their_numbers_in_every_draw() -> None:
-    # All that differs lies between strata: drawn within them, nothing scatters.
-    signal = np.array([True, False] * 40)
-    strata = np.repeat([0, 1], 40)
-    answers = np.where(strata == 0, np.where(signal, 1, 0), np.where(signal, 0, 1))[None]
-    found = over_readers(answers, signal, 2, MEASURES, 2 * strata + signal)["accuracy"]
-    assert found.value == 0.5
-    assert np.ptp(found.drawn) == 0
+        equivalence(of_table([[1, 1], [1, 1]]), 0.5)

@@ -60,6 +60,16 @@ def test_a_study_is_read_and_written_as_it_was(tmp_path: Path) -> None:
         ({"strata": {"": SOURCES}}, "must be a text"),
         ({"strata": {"n": {**SOURCES, False: SOURCES["ddim"]}}}, "a source called False"),
         ({"strata": {"n": {**SOURCES, "all": SOURCES["ddim"]}}}, "a source called 'all'"),
+        ({"strata": {"=n": SOURCES}}, "The stratum '=n' has a name that spreadsheets take for a formula"),
+        ({"strata": {"n": {**SOURCES, "@gan": SOURCES["ddim"]}}}, "The source '@gan' has a name"),
+        (
+            {"strata": {"n": {**SOURCES, "gan": {"folder": "x", "number": 3}}}},
+            "The generators of n must give as many cells each",
+        ),
+        (
+            {"strata": {"a": WITHOUT_REAL, "b": SOURCES}, "question": "which_is_real"},
+            "all its strata must be of the same two",
+        ),
         ({"strata": {"n": WITHOUT_REAL}, "question": "which_is_real", "training": 1}, "no truth to tell in training"),
     ],
 )

@@ -1,5 +1,6 @@
 """From answers to tables: the thesis's own, to the digit, and the parts that it did not have."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from wbc_diffusers.readers.folder import KEY_NAME
 from wbc_diffusers.readers.reading import Reading
 from wbc_diffusers.readers.report import score_study
 from wbc_diffusers.readers.score import score
+from wbc_diffusers.readers.words import findings, methods
 
 EXPERT = {"hypersegmentation": (19, 20), "dohle_bodies": (14, 10), "hypergranulation": (15, 4)}
 """How many real cells, and how many synthetic ones, the thesis's expert called real (tables 10 to 12)."""
@@ -67,7 +69,7 @@ def thesis(real: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     built = Built(ReaderStudy.from_dict(config), place)
     answer_all(built, "expert", calls_real(EXPERT))
     answer_all(built, "employee", calls_real(EMPLOYEE))
-    return score_study(built.folder, built.key, place / "score")
+    return score_study(built.folder, built.key, place / "score", names=True)
 
 
 def row_of(record: dict[str, Any], stratum: str, reader: str) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def test_the_page_and_tables_hold_the_figures(thesis: dict[str, Any], tmp_path_f
     assert "0.64 (0.54 to 0.73)" in page
     assert "1.28" in page
     assert json.loads((folder / "score.json").read_text()) == thesis
-    assert (folder / "table.csv").read_text().count("\n") == 1 + 4 * 2
+    assert (folder / "table.csv").read_text().count("\n") == 1 + 4 * 3
     assert (folder / "answers.csv").read_text().count("\n") == 1 + 2 * 2 * sum(STRATA.values())
     assert {path.name for path in (folder / "figures").iterdir()} == {"readers.svg", "readers.png"}
 
@@ -139,7 +141,9 @@ def test_confidence_gives_the_area_under_the_curve_and_repeats_the_consistency(
     truth = [cells[name]["source"] == "real" for name in given]
     rating = [confidence * (1 if choice == "real" else -1) for choice, confidence in given.values()]
     assert record["tables"][0]["rows"][0]["auc"]["value"] == pytest.approx(roc_auc_score(truth, rating))
-    assert record["again"] == [{"reader": "anna", "same": pytest.approx(record["again"][0]["same"]), "kappa": 1.0}]
+    assert record["again"] == [
+        {"reader": "reader 1", "items": 6, "same": pytest.approx(record["again"][0]["same"]), "kappa": 1.0}
+    ]
     assert record["again"][0]["same"]["value"] == 1.0
     assert [each["answered"] for each in record["readers"]] == [20, 0]
 
@@ -165,7 +169,28 @@ def test_pairs_of_two_generators_give_the_share_that_prefers_the_first(
     answer_all(built, "anna", lambda facts, _: {"choice": "left" if facts[0]["source"] == "ddim" else "right"})
     sheet = read_sheet(built.folder, built.key)
     assert (sheet.called == 1).all()
-    assert score(sheet)["tables"][0]["rows"][0]["accuracy"]["value"] == 1.0
+    record = score_study(built.folder, built.key, tmp_path / "score")
+    assert record["tables"][0]["rows"][0]["accuracy"]["value"] == 1.0
+    assert record["between"] == ["ddim", "gan"]
+    assert len(record["tables"]) == 1
+    assert record["missed"] == record["generators"] == []
+    told = " ".join(findings(record))
+    assert "reader 1 chose ddim in 1.00 (0.51 to 1.00) of 4 answers: neither a difference is shown" in told
+    assert "right" not in told
+    page = (tmp_path / "score" / "index.html").read_text()
+    assert "share that chose ddim" in page
+    assert "Nobody" not in page
+    assert "which of two synthetic cells looked more real" in page
+
+
+def test_two_generators_that_many_pairs_tell_apart_are_told_which_looks_more_real(
+    build: Callable[..., Built], made: Path
+) -> None:
+    strata = thesis_strata(made, made, hypersegmentation=20)["hypersegmentation"]
+    built = build(question="which_is_real", strata={"cells": {"ddim": strata["ddim"], "gan": strata["real"]}})
+    answer_all(built, "anna", lambda facts, _: {"choice": "left" if facts[0]["source"] == "gan" else "right"})
+    told = " ".join(findings(score(read_sheet(built.folder, built.key))))
+    assert "chose ddim in 0.00 (0.00 to 0.16) of 20 answers: gan looks more real than ddim (p < 0.001)." in told
 
 
 def test_generators_are_compared_by_how_often_they_are_taken_for_real(
@@ -182,11 +207,150 @@ def test_generators_are_compared_by_how_often_they_are_taken_for_real(
     record = score(read_sheet(built.folder, built.key))
     ddim, gan = record["generators"]
     assert (ddim["generator"], ddim["taken_for_real"]["value"], gan["taken_for_real"]["value"]) == ("ddim", 1.0, 0.0)
-    assert ddim["more_than"]["gan"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    gap = ddim["more_than"]["gan"]
+    assert (gap["value"], gap["high"]) == (1.0, 1.0)
+    assert 0.3 < gap["low"] < 0.9
+    assert gan["more_than"]["ddim"]["high"] == pytest.approx(-gap["low"], abs=0.05)
     of_gan = next(table for table in record["tables"] if table["generator"] == "gan")
     assert of_gan["items"] == 16
     assert of_gan["rows"][0]["accuracy"]["value"] == 1.0
     assert len(record["missed"]) == 8
+
+
+def test_generators_are_compared_by_the_strata_that_both_have(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    # "gan" is in the first stratum alone, where both fool nobody; "ddim" fools everybody in the second.
+    strata = thesis_strata(real, made, hypersegmentation=6, dohle_bodies=6, hypergranulation=6)
+    strata["hypersegmentation"]["gan"] = {**strata["dohle_bodies"]["ddim"], "where": {"grade": 2}}
+    strata["hypergranulation"]["vae"] = strata["hypergranulation"].pop("ddim")
+    built = build(strata=strata)
+    fooling = {"hypersegmentation": "synthetic", "dohle_bodies": "real", "hypergranulation": "real"}
+    answer_all(
+        built, "anna",
+        lambda facts, _: {"choice": "real" if facts[0]["source"] == "real" else fooling[facts[0]["stratum"]]},
+    )  # fmt: skip
+    record = score(read_sheet(built.folder, built.key))
+    found = {each["generator"]: each for each in record["generators"]}
+    assert found["ddim"]["taken_for_real"]["value"] == 0.5
+    assert found["ddim"]["more_than"]["gan"]["value"] == 0.0
+    assert found["ddim"]["more_than"]["vae"] is None
+    items = {table["generator"]: table["items"] for table in record["tables"]}
+    assert (items["ddim"], items["gan"], items["vae"]) == (24, 12, 12), "real cells of the generator's own strata"
+
+
+CHOICES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
+    "perfect": lambda facts: "real" if facts[0]["source"] == "real" else "synthetic",
+    "always wrong": lambda facts: "synthetic" if facts[0]["source"] == "real" else "real",
+    "always real": lambda facts: "real",
+    "always synthetic": lambda facts: "synthetic",
+}
+VERDICTS = {
+    "perfect": ["better than chance", "reader 1 was right in 1.00 (0.91 to 1.00) of 40 answers: saw a difference (p <"],
+    "always wrong": ["worse than chance, so a difference is seen", "took it the wrong way round"],
+    "always real": ["as good as", "neither told apart", "neither a difference is shown", "within ±"],
+    "always synthetic": ["as good as", "neither told apart", "neither a difference is shown", "within ±"],
+}
+
+
+@pytest.mark.parametrize("reader", CHOICES)
+def test_verdicts_are_what_the_answers_show(build: Callable[..., Built], real: Path, made: Path, reader: str) -> None:
+    built = build(strata=thesis_strata(real, made, hypersegmentation=20), readers=["anna", "ben", "carl"])
+    for name in ("anna", "ben", "carl"):
+        answer_all(built, name, lambda facts, _: {"choice": CHOICES[reader](facts)})
+    record = score(read_sheet(built.folder, built.key))
+    mean = record["tables"][0]["mean"]
+    for name, found in mean.items():
+        assert name == "equivalence" or found["low"] < found["high"], name
+    told = " ".join(findings(record))
+    if reader in ("perfect", "always wrong"):
+        assert all(words in told for words in VERDICTS[reader]), told
+        assert (mean["balanced_accuracy"]["low"] > 0.5) == (reader == "perfect")
+        assert all(row["difference"] < 0.001 for row in record["tables"][0]["rows"])
+    else:
+        assert any(words in told for words in VERDICTS[reader]), told
+        assert "saw" not in told
+        assert mean["d_prime"]["low"] < 0 < mean["d_prime"]["high"]
+        assert mean["balanced_accuracy"]["low"] < 0.5 < mean["balanced_accuracy"]["high"]
+
+
+def test_uneven_kinds_make_no_reader_better_than_chance(build: Callable[..., Built], real: Path, made: Path) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=20)
+    strata["hypersegmentation"]["ddim"]["number"] = 10
+    built = build(strata=strata)
+    answer_all(built, "anna", lambda *_: {"choice": "real"})
+    row = score(read_sheet(built.folder, built.key))["tables"][0]["rows"][0]
+    assert row["accuracy"]["low"] > 0.45
+    assert row["balanced_accuracy"]["value"] == 0.5
+    assert row["balanced_accuracy"]["low"] < 0.5 < row["balanced_accuracy"]["high"]
+    assert row["difference"] == 1.0
+
+
+def test_who_has_not_finished_is_counted_and_told(build: Callable[..., Built], real: Path, made: Path) -> None:
+    built = build(strata=thesis_strata(real, made, hypersegmentation=10), readers=["anna", "ben", "carl"])
+    answer_all(built, "anna", guesses(0))
+    reading = Reading(built.folder)
+    ben = reading.reader(built.tokens["ben"])
+    assert ben is not None
+    for position in range(7):
+        reading.answer(ben, position, {"choice": "real"}, 1.0)
+    reading.store.close()
+    record = score(read_sheet(built.folder, built.key))
+    told = " ".join(findings(record))
+    assert "reader 2 has answered 7 of 20 so far." in told
+    assert "Of two readers no interval says much of others" in told
+    assert "1 did not finish and is counted with the 7 answers that there are" in methods(record)
+    assert record["agreement"]["pairs"][0]["readers"] == ["reader 1", "reader 2"]
+    assert len(record["agreement"]["pairs"]) == 1
+
+
+def test_the_methods_say_what_was_done(build: Callable[..., Built], real: Path, made: Path) -> None:
+    built = build(
+        strata=thesis_strata(real, made, hypersegmentation=10, dohle_bodies=5), training=1, repeats=2, confidences=3,
+        abnormalities=["dohle_bodies"], jpeg_quality=80,
+    )  # fmt: skip
+    answer_all(built, "anna", lambda *_: {"choice": "real", "confidence": 1, "abnormality": "none"})
+    told = methods(score(read_sheet(built.folder, built.key)))
+    for words in (
+        "1 reader judged 30 cells, drawn at random: hypersegmentation 10 real, 10 ddim; dohle bodies 5 real, 5 ddim.",
+        "4 further cells were shown with their truth",
+        "2 came again in the last third; the first answer counts",
+        "whether a cell showed dohle bodies or none of these, and the grade",
+        "compressed by JPEG alike, at quality 80",
+        "with a confidence of 3 steps",
+        "0.5 ± 0.1",
+    ):
+        assert words in told, told
+
+
+def test_all_answers_are_in_a_table_as_they_were_given(build: Callable[..., Built], tmp_path: Path) -> None:
+    built = build(comments=True, repeats=1, confidences=2)
+    answer_all(built, "anna", lambda *_: {"choice": "real", "confidence": 2, "comment": "=1+1"})
+    record = score_study(built.folder, built.key, tmp_path / "score")
+    with (tmp_path / "score" / "answers.csv").open(newline="") as file:
+        given = list(csv.DictReader(file))
+    assert len(given) == 9
+    assert [row["place"] for row in given] == [str(place) for place in range(9)]
+    assert [row["again"] for row in given].count("True") == 1
+    assert {(row["reader"], row["choice"], row["confidence"], row["comment"]) for row in given} == {
+        ("reader 1", "real", "2", "'=1+1")
+    }
+    assert sum(row["right"] == "True" for row in given) == sum(row["source"] == "real" for row in given)
+    assert len(record["comments"]) == 9
+    with (tmp_path / "score" / "table.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert [row[name] for name in ("answers", "signals called signal", "noise called noise")] == ["8", "4", "0"]
+    assert float(row["d_prime low"]) < float(row["d_prime"]) < float(row["d_prime high"])
+
+
+def test_names_are_told_on_request_alone(build: Callable[..., Built], tmp_path: Path) -> None:
+    built = build(readers=["Dr Anna"], comments=True)
+    answer_all(built, "Dr Anna", lambda *_: {"choice": "real", "comment": "no name here"})
+    score_study(built.folder, built.key, tmp_path / "score")
+    for path in (tmp_path / "score").rglob("*.*"):
+        assert b"Anna" not in path.read_bytes(), path
+    score_study(built.folder, built.key, tmp_path / "named", names=True)
+    assert "Dr Anna" in (tmp_path / "named" / "index.html").read_text()
 
 
 def test_abnormality_and_grade_are_held_against_what_was_meant(

@@ -260,6 +260,18 @@ def test_nothing_that_a_reader_gets_says_how_many_are_synthetic_or_who_else_read
     assert not any(facts in told for facts in client.reading._images)
 
 
+@pytest.mark.parametrize("missing", ["readers", "title", "confidences", "texts"])
+def test_a_damaged_study_is_told_in_words(build: Callable[..., Built], missing: str) -> None:
+    built = build()
+    path = built.folder / "study.json"
+    study = json.loads(path.read_text())
+    del study[missing]
+    path.write_text(json.dumps(study))
+    with pytest.raises(ValueError, match=f"is damaged: KeyError.'{missing}'"):
+        Reading(built.folder)
+    assert not (built.folder / "answers.sqlite").exists()
+
+
 def test_a_full_disk_is_told_and_nothing_is_acknowledged(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise OSError("The answers can't be written: database or disk is full.")

@@ -1,5 +1,7 @@
 """`wbc readers`: can people tell synthetic cells from real ones?"""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +43,31 @@ def build(
     from wbc_diffusers.readers.config import load_reader_study
     from wbc_diffusers.readers.folder import LINKS_NAME
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half written is taken away
     study = load_reader_study(config)
-    for risk in build_study(study, out, key, address.rstrip("/")):
+    for risk in build_study(study, out, key, address):
         typer.secho(f"WARNING: {risk}", fg="yellow", err=True)
-    typer.echo(f"Wrote {shown(out)}, with {study.items} items for each of {len(study.readers)} readers.")
+    further = "".join(
+        f", {number} {what}"
+        for number, what in ((study.practice, "for practice"), (study.repeats, "repeated"))
+        if number
+    )
+    typer.echo(f"Wrote {shown(out)}, with {study.items} items{further} for each of {len(study.readers)} readers.")
     typer.echo(f"Their links are in {shown(key / LINKS_NAME)}. Serve with: wbc readers serve {shown(out)}")
+
+
+@readers.command()
+def links(
+    key: Annotated[Path, typer.Argument(help="Folder of a study's key.")],
+    address: Annotated[str, typer.Option(help="Where the study will be served.")],
+) -> None:
+    """Write the readers' links anew for another address; their secret parts stay."""
+    from wbc_diffusers.data.sources import shown
+    from wbc_diffusers.readers.build import change_address
+    from wbc_diffusers.readers.folder import LINKS_NAME
+
+    change_address(key, address)
+    typer.echo(f"The links are in {shown(key / LINKS_NAME)}.")
 
 
 @readers.command()
@@ -74,11 +96,13 @@ def score(
     study: Annotated[Path, typer.Argument(help="Folder of `wbc readers build`, with the readers' answers.")],
     key: Annotated[Path, typer.Option(help="Folder of its key.")],
     out: Annotated[Path, typer.Option(help="Folder for tables, plots and page.")],
+    names: Annotated[bool, typer.Option("--names", help="Call readers by their names, not by numbers.")] = False,
 ) -> None:
     """Score what readers answered, with intervals, and write tables, plots and a page."""
     from wbc_diffusers.data.sources import shown
-    from wbc_diffusers.readers.report import PAGE_NAME, findings, score_study
+    from wbc_diffusers.readers.report import PAGE_NAME, score_study
+    from wbc_diffusers.readers.words import findings
 
-    for line in findings(score_study(study, key, out)):
+    for line in findings(score_study(study, key, out, names=names)):
         typer.echo(line)
     typer.echo(f"Wrote {shown(out / PAGE_NAME)}.")

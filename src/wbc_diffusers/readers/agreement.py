@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_diffusers.evaluation.intervals import Estimate, fewer, percentiles
-from wbc_diffusers.readers.certainty import LEAST_REPLICATES, REPLICATES
 from wbc_diffusers.readers.detection import Numbers
+from wbc_diffusers.readers.several import LEAST_REPLICATES, REPLICATES
 
 Answers = NDArray[np.integer]
 Weights = NDArray[np.integer]

@@ -35,13 +35,32 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Again:
-    """An item that a reader was shown twice, and whether it was called real, or its signal chosen, each time."""
+class Given:
+    """An answer as it was given.
+
+    Attributes:
+        reader: Number of the reader.
+        item: Number of the item.
+        answer: The answer.
+        signal: Whether the item was a signal, as the reader saw it.
+        again: Whether it was shown to the reader a second time.
+    """
 
     reader: int
     item: int
-    first: bool
-    second: bool
+    answer: Answer
+    signal: bool
+    again: bool
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the choice was "real", or the left cell."""
+        return self.answer.content["choice"] in ("real", "left")
+
+    @property
+    def right(self) -> bool:
+        """Whether the choice was right."""
+        return self.chosen == self.signal
 
 
 @dataclass(frozen=True)
@@ -59,8 +78,7 @@ class Sheet:
         kinds: Abnormality that the reader saw, as a number of `abnormalities` (R, N).
         grades: Its grade, 0 where none was seen (R, N).
         abnormalities: What could be seen, "none" first; empty where it was not asked.
-        again: Items shown twice.
-        comments: Reader, item and what was said.
+        given: Every answer, those to items shown twice, too.
         key: The key.
     """
 
@@ -74,9 +92,14 @@ class Sheet:
     kinds: NDArray[np.int64]
     grades: NDArray[np.int64]
     abnormalities: list[str]
-    again: list[Again]
-    comments: list[tuple[str, int, str]]
+    given: list[Given]
     key: Mapping[str, Any]
+
+    @property
+    def again(self) -> list[tuple[Given, Given]]:
+        """The two answers to each item that was shown twice."""
+        first = {(each.reader, each.item): each for each in self.given if not each.again}
+        return [(first[each.reader, each.item], each) for each in self.given if each.again]
 
     @property
     def called(self) -> NDArray[np.int64]:
@@ -101,8 +124,13 @@ class Sheet:
         return list(dict.fromkeys(item.stratum for item in self.items))
 
 
-def read_sheet(folder: Path, key_folder: Path) -> Sheet:
+def read_sheet(folder: Path, key_folder: Path, *, names: bool = False) -> Sheet:
     """Put the answers of a study together with its key.
+
+    Args:
+        folder: The study, with its answers.
+        key_folder: The folder of its key.
+        names: Whether readers are called by their names; otherwise by numbers, in the study's order.
 
     Raises:
         FileNotFoundError: If study, key or answers are not there.
@@ -124,20 +152,22 @@ def read_sheet(folder: Path, key_folder: Path) -> Sheet:
         raise FileNotFoundError(f"There are no answers in {folder} yet: serve it by `wbc readers serve {folder}`.")
     store = Store(path, study["study"])
     try:
-        given = {reader["name"]: store.answers(reader["name"]) for reader in study["readers"]}
+        given = [store.answers(reader["name"]) for reader in study["readers"]]
     finally:
         store.close()
     try:
-        return _sheet(study, key, given)
+        return _sheet(study, key, given, names=names)
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"The key in {key_folder} does not fit the study: {error!r} is missing or wrong.") from error
 
 
-def _sheet(study: Mapping[str, Any], key: Mapping[str, Any], given: Mapping[str, list[Answer]]) -> Sheet:
+def _sheet(study: Mapping[str, Any], key: Mapping[str, Any], given: list[list[Answer]], *, names: bool) -> Sheet:
     items = _items(study, key)
     shape = (len(study["readers"]), len(items))
     sheet = Sheet(
-        readers=[reader["name"] for reader in study["readers"]],
+        readers=[
+            reader["name"] if names else f"reader {number}" for number, reader in enumerate(study["readers"], start=1)
+        ],
         items=items,
         levels=2 * study["confidences"],
         answers=np.full(shape, NONE),
@@ -147,37 +177,33 @@ def _sheet(study: Mapping[str, Any], key: Mapping[str, Any], given: Mapping[str,
         kinds=np.full(shape, NONE),
         grades=np.zeros(shape, np.int64),
         abnormalities=["none", *study["abnormalities"]] if study["abnormalities"] else [],
-        again=[],
-        comments=[],
+        given=[],
         key=key,
     )
     numbers = {cell: number for number, item in enumerate(items) for cell in item.cells}
     for row, reader in enumerate(study["readers"]):
-        for answer in given[reader["name"]]:
+        for answer in given[row]:
             entry = reader["order"][answer.position]
             if "truth" not in entry:
-                _enter(sheet, row, numbers[entry["images"][0]], entry["images"], answer, study["confidences"])
+                _enter(sheet, row, numbers[entry["images"][0]], entry["images"], answer)
     return sheet
 
 
-def _enter(sheet: Sheet, row: int, item: int, images: list[str], answer: Answer, confidences: int) -> None:
-    """Put an answer into the arrays; the second to an item goes beside the first."""
-    content, cells = answer.content, sheet.items[item].cells
-    up = content["choice"] in ("real", "left")
+def _enter(sheet: Sheet, row: int, item: int, images: list[str], answer: Answer) -> None:
+    """Add an answer, and put it into the arrays if it is the first to its item."""
+    content, cells, confidences = answer.content, sheet.items[item].cells, sheet.levels // 2
     signal = images[0] == cells[0] if len(cells) == 2 else sheet.items[item].source == REAL
-    if sheet.answers[row, item] != NONE:
-        chosen = up == signal if len(cells) == 2 else up
-        sheet.again.append(Again(row, item, bool(sheet.called[row, item]), chosen))
+    given = Given(row, item, answer, signal, again=bool(sheet.answers[row, item] != NONE))
+    sheet.given.append(given)
+    if given.again:
         return
     step = content.get("confidence", 1)
-    sheet.answers[row, item] = confidences - 1 + step if up else confidences - step
+    sheet.answers[row, item] = confidences - 1 + step if given.chosen else confidences - step
     sheet.signal[row, item] = signal
     sheet.places[row, item], sheet.seconds[row, item] = answer.position, answer.seconds
     if sheet.abnormalities:
         sheet.kinds[row, item] = sheet.abnormalities.index(content["abnormality"])
         sheet.grades[row, item] = content.get("grade", 0)
-    if "comment" in content:
-        sheet.comments.append((sheet.readers[row], item, content["comment"]))
 
 
 def _items(study: Mapping[str, Any], key: Mapping[str, Any]) -> list[Item]:

@@ -13,8 +13,14 @@ from wbc_diffusers.data.images import pixel_sha256
 from wbc_diffusers.readers.cells import Cell
 from wbc_diffusers.readers.config import REAL, ReaderStudy
 
-SHARE = 0.6
+SHARE = 0.52
 """The highest share of right answers that always saying the same may have."""
+_SHARES = ("half", "halves", "equal", "equally", "as many", "majority", "minority", "most of")
+_UNITS = (
+    "", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 TELLTALE = 0.01
 """Chance of a difference of the border's pixels as large as one that is told, over all that are looked at."""
 
@@ -25,6 +31,7 @@ def find_risks(config: ReaderStudy, cells: Sequence[Cell]) -> list[str]:
     return [
         *_uneven(config, shown),
         *_told(config, shown),
+        *_unmarked(cells),
         *_alike(cells),
         *_borders(config, shown),
     ]
@@ -40,21 +47,46 @@ def _uneven(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
         if share > SHARE:
             kind = "real" if real.mean() > 0.5 else "synthetic"
             risks.append(
-                f"In {stratum} {share:.0%} of the cells are {kind}: who always says so is right as often, and who is "
+                f"In {stratum} {share:.1%} of the cells are {kind}: who always says so is right as often, and who is "
                 "shown many learns it. Show as many real cells as synthetic ones."
             )
     return risks
 
 
 def _told(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
-    counts = {str(sum(cell.real == real for cell in shown)) for real in (True, False)}
-    words = re.findall(r"\d+|\bhalf\b", f"{config.title} {config.instructions} {config.consent}".lower())
-    if config.question == "real_or_synthetic" and (named := [w for w in words if w in counts | {"half"}]):
-        return [
-            f"The study's texts say {named[0]!r}, which may be the share or number of synthetic cells: who knows that "
-            "can count. Leave it out."
-        ]
-    return []
+    if config.question == "which_is_real":
+        return []
+    counts = [sum(cell.real == real for cell in shown) for real in (True, False)]
+    numbers = [word for count in counts for word in (str(count), _in_words(count)) if word]
+    text = f"{config.title} {config.instructions} {config.consent}".lower()
+    found = re.search(rf"\b({'|'.join([*numbers, *_SHARES])})\b|\d+ ?(%|per ?cent)", text)
+    if found is None:
+        return []
+    return [
+        f"The study's texts say {found[0]!r}, which may be the share or number of synthetic cells: who knows that can "
+        "count. Leave it out."
+    ]
+
+
+def _in_words(count: int) -> str:
+    """A number from 3 to 99 in English; smaller ones are said of other things, too."""
+    if count < 3:
+        return ""
+    if count < len(_UNITS):
+        return _UNITS[count]
+    return f"{_TENS[count // 10]}[- ]?{_UNITS[count % 10] if count % 10 else ''}" if count < 100 else ""
+
+
+def _unmarked(cells: Sequence[Cell]) -> list[str]:
+    marked: dict[str, bool] = {}
+    for cell in cells:
+        marked[cell.source] = marked.get(cell.source, False) or cell.marked
+    return [
+        f"No cell of {source} says in its file or metadata that a model made it, as those of `wbc generate` do: see "
+        "that they are no real ones."
+        for source, some in marked.items()
+        if source != REAL and not some
+    ]
 
 
 def _alike(cells: Sequence[Cell]) -> list[str]:

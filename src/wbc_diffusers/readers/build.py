@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -18,13 +18,14 @@ import numpy as np
 from wbc_diffusers import __version__
 from wbc_diffusers.readers.blinding import find_risks
 from wbc_diffusers.readers.cells import Cell, as_png, draw_cells
-from wbc_diffusers.readers.config import ReaderStudy
+from wbc_diffusers.readers.config import REAL, ReaderStudy
 from wbc_diffusers.readers.folder import FORMAT, IMAGES_NAME, KEY_NAME, LINKS_NAME, STUDY_NAME, Entry, token_hash
 from wbc_diffusers.readers.texts import load_texts
-from wbc_diffusers.training.files import flush_tree
+from wbc_diffusers.training.files import flush_tree, write_whole
 
 ADDRESS = "http://127.0.0.1:8000"
 _SAME_TIME = 1_000_000_000
+_PRIVATE = 0o600
 
 
 def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRESS) -> list[str]:
@@ -61,6 +62,7 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
         "study": study_id,
         "title": config.title,
         "question": config.question,
+        "asked": _asked(config),
         "confidences": config.confidences,
         "abnormalities": config.abnormalities,
         "comments": config.comments,
@@ -72,16 +74,43 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
     }
     told = {"format": FORMAT, "study": study_id, "version": __version__, "seed": seed, "config": config.to_dict()}
     told |= {"risks": risks, "cells": {cell.name: _of_key(cell) for cell in cells}}
-    links = StringIO()
-    csv.writer(links).writerows(
-        [("reader", "link"), *((name, f"{address}/#{token}") for name, token in tokens.items())]
-    )
     by_name = sorted(cells, key=lambda cell: cell.name)
     images = {f"{IMAGES_NAME}/{cell.name}.png": as_png(cell.image) for cell in by_name}
-    secret = {KEY_NAME: _json(told), LINKS_NAME: links.getvalue().encode()}
+    secret = {KEY_NAME: _json(told), LINKS_NAME: _links(tokens, address)}
     with _folder(key, secret, private=True), _folder(out, {**images, STUDY_NAME: _json(study)}):
         pass  # both are whole now; the study is placed first, and without it there is no key
     return risks
+
+
+def _asked(config: ReaderStudy) -> str:
+    """Which text asks the question: of two synthetic cells none is real."""
+    real = all(REAL in sources for sources in config.sources.values())
+    return f"question_{config.question}" if real else "question_which_looks_real"
+
+
+def _links(tokens: Mapping[str, str], address: str) -> bytes:
+    text = StringIO()
+    links = [(name, f"{address.rstrip('/')}/#{token}") for name, token in tokens.items()]
+    csv.writer(text).writerows([("reader", "link"), *links])
+    return text.getvalue().encode()
+
+
+def change_address(key: Path, address: str) -> None:
+    """Write the readers' links anew, with another address and the same tokens.
+
+    Raises:
+        FileNotFoundError: If the key's folder has no links.
+        ValueError: If they are no links.
+    """
+    path = key / LINKS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no links {path}: give the folder that `wbc readers build` wrote by --key.")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or any("#" not in (row.get("link") or "") or not row.get("reader") for row in rows):
+        raise ValueError(f"{path} holds no links: bring back the file that `wbc readers build` wrote.")
+    write_whole(path, _links({row["reader"]: row["link"].partition("#")[2] for row in rows}, address))
+    path.chmod(_PRIVATE)
 
 
 def _of_key(cell: Cell) -> dict[str, Any]:
@@ -106,12 +135,24 @@ def _order(config: ReaderStudy, cells: Sequence[Cell], rng: np.random.Generator)
     again = [shown[i] for i in rng.choice(third, config.repeats, replace=False)] if config.repeats else []
     last = [*shown[len(shown) - third :], *again]
     shown = [*shown[: len(shown) - third], *(last[i] for i in rng.permutation(len(last)))]
+    turned = _turned([*practice, *shown], rng)
     entries = []
-    for item in [*practice, *shown]:
-        sides = [item[i] for i in rng.permutation(len(item))]
+    for item, turn in zip([*practice, *shown], turned, strict=True):
+        sides = item[::-1] if turn else item
         entry: Entry = {"images": [cell.name for cell in sides]}
         entries.append(entry | ({"truth": _truth(sides)} if item[0].practice else {}))
     return entries
+
+
+def _turned(items: Sequence[Sequence[Cell]], rng: np.random.Generator) -> list[bool]:
+    """Which items are shown the other way round: of each stratum as many as not, or one more or less."""
+    turned = [False] * len(items)
+    kinds = [(item[0].stratum, item[0].practice) for item in items]
+    for kind in dict.fromkeys(kinds):
+        places = rng.permutation([place for place, its in enumerate(kinds) if its == kind])
+        for place in places[: (len(places) + int(rng.integers(2))) // 2]:
+            turned[place] = True
+    return turned
 
 
 def _pairs(config: ReaderStudy, cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -151,7 +192,7 @@ def _folder(folder: Path, files: dict[str, bytes], *, private: bool = False) -> 
             path = partial / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
-            path.chmod(0o600 if private else 0o644)
+            path.chmod(_PRIVATE if private else 0o644)
             os.utime(path, (_SAME_TIME, _SAME_TIME))
         partial.chmod(0o700 if private else 0o755)
         flush_tree(partial)

@@ -2,6 +2,7 @@
 
 import secrets
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wbc_diffusers.data.check import RefusedImageError
 from wbc_diffusers.data.dataset import hashes_of
 from wbc_diffusers.data.loading import load_cells
+from wbc_diffusers.data.origin import find_origin, says_synthetic
 from wbc_diffusers.generation import settings_of
 from wbc_diffusers.readers.config import REAL, ReaderStudy, Source
 
@@ -30,6 +33,7 @@ class Cell:
         source: `real`, or the name of a generator.
         practice: Whether it is shown with its truth before the study.
         image: RGB, in the form that all have.
+        marked: Whether its file or metadata says that a model made it.
         facts: What the key tells of it.
     """
 
@@ -38,6 +42,7 @@ class Cell:
     source: str
     practice: bool
     image: Image.Image
+    marked: bool
     facts: dict[str, Any]
 
     @property
@@ -87,7 +92,7 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
     model = {field: settings[field] for field in ("model", "revision") if field in settings}
     columns = [column for column in ("file_name", "abnormality", "grade", "group", "seed") if column in data.features]
     cells = []
-    for place, digest in enumerate(hashes_of(data, may_be_generated=generated)):
+    for place, digest in enumerate(_hashes(data, source.folder, may_be_generated=generated)):
         row = data[place]
         if row["image"].mode not in MODES:
             raise ValueError(
@@ -98,10 +103,22 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
         cells.append(
             Cell(
                 secrets.token_hex(8), stratum, name, place >= source.number,
-                in_one_form(row["image"], config.jpeg_quality), facts | model,
+                in_one_form(row["image"], config.jpeg_quality), _says_model(row), facts | model,
             )
         )  # fmt: skip
     return cells
+
+
+def _hashes(data: Any, folder: str, *, may_be_generated: bool) -> list[str]:
+    try:
+        return hashes_of(data, may_be_generated=may_be_generated)
+    except RefusedImageError as error:
+        raise ValueError(f"A cell of {folder}, which is to have real ones only, is refused: {error}.") from error
+
+
+def _says_model(row: Mapping[str, Any]) -> bool:
+    fields = {name: str(value) for name, value in row.items() if name != "image"}
+    return says_synthetic(fields) or find_origin(row["image"]).trained
 
 
 def in_one_form(image: Image.Image, jpeg_quality: int | None) -> Image.Image:

@@ -85,8 +85,8 @@ class ReaderStudy:
         names = [name.strip() for name in self.readers]
         if not names or not all(names) or len({name.casefold() for name in names}) < len(names):
             raise ValueError(f"The study's readers are {self.readers}; give each a name of its own.")
-        if odd := [name for name in names if name[0] in "=+-@"]:
-            raise ValueError(f"The reader {odd[0]!r} has a name that spreadsheets take for a formula: give another.")
+        for name in names:
+            _check_no_formula(name, "reader")
         if not 1 <= self.confidences <= 5:
             raise ValueError(f"The study's confidences are {self.confidences}; give 1 (none) to 5 steps.")
         if len(set(self.abnormalities)) < len(self.abnormalities):
@@ -128,13 +128,28 @@ class ReaderStudy:
                 raise ValueError(f"The stratum {name} has no real cells, so there is no truth to tell in training.")
             if len(sources) < 2:
                 raise ValueError(f"The stratum {name} has only real cells: add a generator's.")
+            if len({source.number for generator, source in sources.items() if generator != REAL}) > 1:
+                raise ValueError(f"The generators of {name} must give as many cells each, or they can't be compared.")
+        matches = {frozenset({REAL} if REAL in sources else sources) for sources in strata.values()}
+        if len(matches) > 1:
+            raise ValueError(
+                "The study has pairs of two generators, so all its strata must be of the same two: give others a study "
+                "of their own."
+            )
         return strata
 
     @property
     def items(self) -> int:
-        """How many items each reader is shown, without those for training and the repeated ones."""
+        """How many items each reader is asked about, without those for practice and the repeated ones."""
         numbers = [[source.number for source in sources.values()] for sources in self.sources.values()]
         return sum(each[0] if self.question == "which_is_real" else sum(each) for each in numbers)
+
+    @property
+    def practice(self) -> int:
+        """How many items each reader is shown with their truth first."""
+        return self.training * sum(
+            1 if self.question == "which_is_real" else len(sources) for sources in self.sources.values()
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -154,7 +169,13 @@ def _name_of(name: Any, what: str) -> str:
         raise ValueError(
             f"The study has a {what} called {name!r}; its name must be a text (in quotes), but not {ALL!r}."
         )
+    _check_no_formula(name, what)
     return name
+
+
+def _check_no_formula(name: str, what: str) -> None:
+    if name.strip()[0] in "=+-@":
+        raise ValueError(f"The {what} {name!r} has a name that spreadsheets take for a formula: give another.")
 
 
 def _sources_of(stratum: str, given: Any) -> dict[str, Source]:

@@ -68,13 +68,13 @@ def d_prime(counts: Numbers) -> Numbers:
     d' = z(hits) - z(false alarms) (Green and Swets 1966). 0 is no difference seen. Where a cell of the table is empty,
     which would make it infinite, 0.5 is added to each (log-linear; Hautus 1995): see `is_corrected`.
     """
-    hits, alarms = _deviates(counts)
+    hits, alarms = deviates(counts)
     return np.asarray(hits - alarms)
 
 
 def criterion(counts: Numbers) -> Numbers:
     """The habit of answering, c = -(z(hits) + z(false alarms)) / 2: below 0 for whoever tends to say "signal"."""
-    hits, alarms = _deviates(counts)
+    hits, alarms = deviates(counts)
     return np.asarray(-(hits + alarms) / 2)
 
 
@@ -98,8 +98,8 @@ def _share(part: Numbers, whole: Numbers) -> Numbers:
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
 
 
-def _deviates(counts: Numbers) -> tuple[Numbers, Numbers]:
-    """z of the hit rate and of the false alarm rate."""
+def deviates(counts: Numbers) -> tuple[Numbers, Numbers]:
+    """z of the hit rate and of the false alarm rate, after the log-linear correction where a cell is empty."""
     table = confusion(counts)
     table = table + 0.5 * is_corrected(counts)[..., None, None]
     rates = _share(table[..., 0], table.sum(-1))

@@ -1,6 +1,6 @@
 """How many cells a reader study needs: for an interval of a wanted width, and to show that readers are at chance."""
 
-from math import ceil, sqrt
+from math import ceil
 
 import numpy as np
 from scipy import stats
@@ -33,26 +33,15 @@ def answers_for_width(half_width: float, share: float = 0.5) -> int:
     return int(counts[np.flatnonzero(reach > half_width).max(initial=-1) + 1])
 
 
-def equivalence_power(count: int, margin: float = MARGIN) -> float:
-    """The chance that independent answers that are right by chance alone are shown to be so, by `equivalence`."""
-    rights = np.arange(count + 1)
-    p = np.maximum(stats.binom.sf(rights - 1, count, 0.5 - margin), stats.binom.cdf(rights, count, 0.5 + margin))
-    return float(stats.binom.pmf(rights, count, 0.5)[p < ALPHA].sum())
-
-
 def answers_for_equivalence(margin: float = MARGIN, power: float = POWER) -> int:
-    """How many independent answers show by `equivalence`, with such a power, that readers are at chance.
+    """How many answers, half of them to real cells, show with such a power by `equivalence` that a reader is at chance.
 
-    The power goes up and down a little with the number; from the one that is returned on it is never less.
+    For one who calls half of all cells real; whoever leans to one answer needs fewer.
 
     Raises:
         ValueError: If the margin does not lie between 0 and 0.5, or the power between 0 and 1.
     """
-    about = error_for_equivalence(margin, power) ** -2 / 4
-    count = ceil(about + 4 * sqrt(about)) + 20
-    while equivalence_power(count, margin) >= power:
-        count -= 1
-    return count + 1
+    return 2 * ceil(error_for_equivalence(margin, power) ** -2 / 8)
 
 
 def error_for_equivalence(margin: float = MARGIN, power: float = POWER) -> float:
@@ -111,5 +100,9 @@ def plan_in_words(width: float, margin: float, power: float, readers: int, scatt
         cells = cells_for_error(error, readers, scatter, shared)
         by = "by no number of cells: it takes more readers" if cells is None else f"by {cells} cells"
         several.append(f"The mean accuracy of {readers} readers {what} {by}.")
-    assumed = f"Assumed: accuracies scatter by {scatter:g}, and answers to a cell correlate by {shared:g}."
+    assumed = (
+        f"Assumed: readers' true accuracies scatter by {scatter:g} (--scatter), which no number of cells mends, and "
+        f"answers to a cell correlate by {shared:g} (--shared), so that {readers} answers to a cell tell less than to "
+        f"{readers} cells."
+    )
     return [*one, *several, assumed]

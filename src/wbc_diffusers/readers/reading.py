@@ -39,11 +39,18 @@ class Reading:
 
     def __init__(self, folder: Path) -> None:
         self.study = read_study(folder)
+        try:
+            self._take_in(folder)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"The study in {folder} is damaged: {error!r} is missing or wrong.") from error
+        self.store = Store(folder / ANSWERS_NAME, self.study["study"])
+
+    def _take_in(self, folder: Path) -> None:
         names = {name for reader in self.study["readers"] for entry in reader["order"] for name in entry["images"]}
         self._images = {name: (folder / IMAGES_NAME / f"{name}.png").read_bytes() for name in names}
         self._readers = {each["token_sha256"]: Reader(each["name"], each["order"]) for each in self.study["readers"]}
         self._one_at_a_time = {reader.name: threading.Lock() for reader in self._readers.values()}
-        self.store = Store(folder / ANSWERS_NAME, self.study["study"])
+        self.texts()
 
     def reader(self, token: str) -> Reader | None:
         """Whose token it is; None if nobody's."""
@@ -51,7 +58,17 @@ class Reading:
 
     def texts(self) -> dict[str, Any]:
         """What the pages say, the same for every reader."""
-        fields = ("title", "question", "confidences", "abnormalities", "comments", "consent", "instructions", "texts")
+        fields = (
+            "title",
+            "question",
+            "asked",
+            "confidences",
+            "abnormalities",
+            "comments",
+            "consent",
+            "instructions",
+            "texts",
+        )
         return {field: self.study[field] for field in (*fields, "size")}
 
     def state(self, reader: Reader) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from wbc_diffusers.readers.config import ALL, REAL
 from wbc_diffusers.readers.detection import count_answers
 from wbc_diffusers.readers.folder import IMAGES_NAME
 from wbc_diffusers.readers.score import score
+from wbc_diffusers.readers.words import findings, methods, shown_name, terms, with_interval
 from wbc_diffusers.training.files import write_whole
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 RECORD_NAME, PAGE_NAME, TABLE_NAME, ANSWERS_NAME = "score.json", "index.html", "table.csv", "answers.csv"
 
 
-def score_study(folder: Path, key: Path, out: Path) -> dict[str, Any]:
+def score_study(folder: Path, key: Path, out: Path, *, names: bool = False) -> dict[str, Any]:
     """Score a study and write what came out.
 
     Args:
         folder: The study, with its answers.
         key: The folder of its key.
         out: Folder for the record, the tables, the plots and the page; not in the study's, which is served.
+        names: Whether readers are called by their names; otherwise by numbers, in the study's order.
 
     Returns:
         The record.
@@ -42,7 +44,7 @@ def score_study(folder: Path, key: Path, out: Path) -> dict[str, Any]:
     """
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} lies in {folder}, which is served, and the score tells the key: give another folder.")
-    sheet = read_sheet(folder, key)
+    sheet = read_sheet(folder, key, names=names)
     if not (sheet.answers != NONE).any():
         raise FileNotFoundError(f"Nobody has answered anything in {folder} yet, but for practice.")
     record = score(sheet)
@@ -59,11 +61,16 @@ def score_study(folder: Path, key: Path, out: Path) -> dict[str, Any]:
         out / PAGE_NAME,
         version=__version__,
         record=record,
-        words=words_of(record),
+        terms=terms(record),
         methods=methods(record),
         findings=findings(record),
+        name_of=shown_name,
         charts={name: chart_svg(chart) for name, chart in charts.items()},
-        missed=[[_shown(folder, sheet, cell) for cell in each["cells"]] for each in record["missed"]],
+        images={
+            cell: _shown(folder, sheet, cell)
+            for each in [*record["missed"], *record["comments"]]
+            for cell in each["cells"]
+        },
         half_up=half_up,
         p_value=p_value,
         with_interval=with_interval,
@@ -77,165 +84,87 @@ def _shown(folder: Path, sheet: Sheet, cell: str) -> str:
         return image_uri(image, None if sheet.key["cells"][cell]["source"] == REAL else TRAINED)
 
 
-def words_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """How signals and noise, recall and specificity are called."""
-    if record["question"] == "which_is_real":
-        return {
-            "signal": "on the left", "noise": "on the right", "called": "chose left", "not": "chose right",
-            "recall": "right if on the left", "specificity": "right if on the right",
-        }  # fmt: skip
-    return {
-        "signal": "real", "noise": "synthetic", "called": "called real", "not": "called synthetic",
-        "recall": "recall", "specificity": "specificity",
-    }  # fmt: skip
-
-
 # -- tables -----------------------------------------------------------------------------------------------------------
 
+_FIGURES = ("accuracy", "recall", "specificity", "balanced_accuracy", "d_prime", "criterion", "auc")
 HEAD = [
-    "cells", "generator", "reader", "answers", "accuracy", "low", "high", "recall", "low", "high", "specificity", "low",
-    "high", "d'", "low", "high", "corrected", "criterion", "AUC", "low", "high", "equivalence margin", "equivalence p",
+    "stratum", "generator", "reader", "answers", "signals called signal", "signals called noise",
+    "noise called signal", "noise called noise",
+    *(f"{name}{end}" for name in _FIGURES for end in ("", " low", " high")),
+    "corrected", "difference p", "equivalence margin", "equivalence p",
 ]  # fmt: skip
 
 
 def rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each table and reader, with all digits."""
-    return [
-        [
-            table["stratum"], table["generator"] or ALL, row["reader"], str(sum(map(sum, row["confusion"]))),
-            *_of(row["accuracy"]), *_of(row["recall"]), *_of(row["specificity"]), *_of(row.get("d_prime")),
-            "yes" if row["corrected"] else "no", _of(row.get("criterion"))[0], *_of(row.get("auc")),
-            str(row["equivalence"]["margin"]), str(row["equivalence"]["p"]),
-        ]
-        for table in record["tables"]
-        for row in table["rows"]
-    ]  # fmt: skip
+    """A row for each table and reader, and the readers' mean, with all digits."""
+    body = []
+    for table in record["tables"]:
+        for row in table["rows"]:
+            cells = [count for kind in row["confusion"] for count in kind]
+            body.append(_line(table, row["reader"], [sum(cells), *cells], row))
+        if table["mean"] is not None:
+            body.append(_line(table, "mean", [None] * 5, table["mean"]))
+    return body
 
 
-def _of(found: Mapping[str, float | None] | None) -> list[str]:
-    figures = [None if found is None else found[name] for name in ("value", "low", "high")]
-    return ["" if figure is None else str(figure) for figure in figures]
+def _line(table: Mapping[str, Any], who: str, counts: list[Any], found: Mapping[str, Any]) -> list[str]:
+    figures = [(found.get(name) or {}).get(end) for name in _FIGURES for end in ("value", "low", "high")]
+    same = found["equivalence"] or {"margin": None, "p": None}
+    tests = [found.get("corrected"), found.get("difference"), same["margin"], same["p"]]
+    values = [table["stratum"], table["generator"] or ALL, who, *counts, *figures, *tests]
+    return ["" if value is None else str(value) for value in values]
 
 
 def answer_rows(sheet: Sheet) -> tuple[list[str], list[list[str]]]:
-    """All answers with their truth, one a row."""
+    """All answers with their truth as readers gave them, one a row."""
     head = [
-        "reader", "place", "cell", "stratum", "source", "other cell", "other source", "level", "of levels", "right",
-        "seconds", "abnormality", "grade",
+        "reader", "place", "again", "stratum", "cell", "source", "other cell", "other source", "choice", "confidence",
+        "right", "seconds", "changes", "abnormality", "grade", "comment",
     ]  # fmt: skip
     body = []
-    for row, name in enumerate(sheet.readers):
-        for item in np.argsort(sheet.places[row], kind="stable"):
-            if sheet.answers[row, item] == NONE:
-                continue
-            one = sheet.items[item]
-            seen = sheet.abnormalities[sheet.kinds[row, item]] if sheet.abnormalities else ""
-            body.append([
-                name, str(sheet.places[row, item]), one.cells[0], one.stratum, one.source, *one.cells[1:2],
-                *([""] if len(one.cells) == 1 else []), one.other or "", str(sheet.answers[row, item]),
-                str(sheet.levels), str(sheet.right[row, item]), f"{sheet.seconds[row, item]:.3f}", seen,
-                str(sheet.grades[row, item]) if seen else "",
-            ])  # fmt: skip
+    for given in sheet.given:
+        item, answer = sheet.items[given.item], given.answer
+        values: list[Any] = [sheet.readers[given.reader], answer.position, given.again, item.stratum]
+        values += [item.cells[0], item.source, *item.cells[1:], *([item.other] if item.other else [None, None])]
+        values += [answer.content["choice"], answer.content.get("confidence"), given.right, f"{answer.seconds:.3f}"]
+        values += [answer.changes, *(answer.content.get(name) for name in ("abnormality", "grade"))]
+        body.append(["" if value is None else str(value) for value in [*values, _no_formula(answer.content)]])
     return head, body
 
 
-def with_interval(found: Mapping[str, float] | None, digits: int = 2) -> str:
-    """A figure with its interval, for people."""
-    if found is None or found["value"] is None:
-        return ""
-    value, *bounds = (
-        None if found[name] is None else half_up(found[name], digits) for name in ("value", "low", "high")
-    )
-    return f"{value}" if None in bounds else f"{value} ({bounds[0]} to {bounds[1]})"
-
-
-# -- words ------------------------------------------------------------------------------------------------------------
-
-
-def findings(record: Mapping[str, Any]) -> list[str]:
-    """What a study found, in sentences."""
-    told = []
-    table = record["tables"][0]
-    for row in table["rows"]:
-        share = with_interval(row["accuracy"])
-        same = row["equivalence"]
-        verdict = (
-            f"which is as good as chance within ± {same['margin']:g} (p = {p_value(same['p'])})"
-            if same["shown"]
-            else "better than chance" if row["accuracy"]["low"] > 0.5
-            else "worse than chance" if row["accuracy"]["high"] < 0.5
-            else f"neither told apart from chance nor shown to be within ± {same['margin']:g} of it"
-        )  # fmt: skip
-        told.append(f"{row['reader']} was right in {share} of the answers, {verdict}.")
-        if "d_prime" in row and (row["d_prime"]["low"] or 0) > 0:
-            habit = row["criterion"]["value"]
-            side = words_of(record)["signal" if habit < 0 else "noise"]
-            told.append(
-                f"{row['reader']} saw a difference: d' is {with_interval(row['d_prime'])}"
-                + (f", though the habit of answering {side!r} hides some of it." if abs(habit) > 0.5 else ".")
-            )
-    if table["mean"] is not None:
-        told.append(f"The mean accuracy of the readers is {with_interval(table['mean']['accuracy'])}.")
-    return told + [
-        f"Cells of {each['generator']} were taken for real in {with_interval(each['taken_for_real'])}."
-        for each in record["generators"]
-    ]
-
-
-def methods(record: Mapping[str, Any]) -> str:
-    """A paragraph for a paper's methods section."""
-    readers = [each for each in record["readers"] if each["answered"]]
-    names = [table["stratum"] for table in record["tables"] if table["stratum"] != ALL]
-    strata = f" of {len(names)} strata ({', '.join(names)})" if names else ""
-    rated = f", with a confidence of {record['confidences']} steps" if record["confidences"] > 1 else ""
-    what, asked, signal, d_prime = (
-        ("cells", "whether each cell was real or synthetic", "real cells", "z(hit rate) - z(false alarm rate)"),
-        (
-            "pairs of cells",
-            "which of two cells was real",
-            "pairs whose real cell was on the left",
-            "(z(hit rate) - z(false alarm rate)) / √2",
-        ),
-    )[record["question"] == "which_is_real"]
-    sentences = [
-        f"{len(readers)} reader{'' if len(readers) == 1 else 's'} judged {record['tables'][0]['items']} {what}{strata}",
-        "Each reader had a random order",
-        f"They said {asked}{rated}",
-        "Images came without metadata, in files of one form and size",
-        f"With {signal} as the positive class, accuracy, recall and specificity are given with Wilson's 95 % intervals",
-        f"Sensitivity is d' = {d_prime} and bias the criterion c, after the log-linear correction where a cell of the "
-        "confusion matrix was empty, with 95 % intervals by a bootstrap over cells",
-        *(["The area under the ROC curve is that of the rated confidence"] if rated else []),
-        "Equivalence to chance was tested by two exact one-sided binomial tests with a margin of "
-        f"{record['margin']:g} at a level of 0.05",
-    ]
-    if len(readers) > 1:
-        sentences.append("Means over readers have 95 % intervals by a bootstrap that draws readers and cells")
-        sentences.append("Agreement is Cohen's kappa of each two readers, and Fleiss's of all")
-    return ". ".join([*sentences, f"Analysed with wbc-diffusers {record['version']}."])
+def _no_formula(content: Mapping[str, Any]) -> str:
+    """A comment as a spreadsheet shows it, and does not run it."""
+    comment = str(content.get("comment", ""))
+    return f"'{comment}" if comment.startswith(("=", "+", "-", "@")) else comment
 
 
 # -- plots ------------------------------------------------------------------------------------------------------------
 
 
 def readers_chart(record: Mapping[str, Any]) -> "Figure":
-    """Accuracy of each reader in each table with its interval, and chance."""
-    shown = [(table, row) for table in record["tables"] for row in table["rows"]]
+    """Balanced accuracy of each reader and of their mean in each table with its interval, and chance."""
+    shown = [
+        (table, who, row["balanced_accuracy"])
+        for table in record["tables"]
+        for who, row in [*((row["reader"], row) for row in table["rows"]), ("mean", table["mean"])]
+        if row is not None and row["balanced_accuracy"] and row["balanced_accuracy"]["value"] is not None
+    ]
     figure, axes = new_chart(7.0, 0.9 + 0.3 * len(shown))
     places = np.arange(len(shown))[::-1]
-    names = [row["reader"] for row in record["tables"][0]["rows"]]
-    for place, (_, row) in zip(places, shown, strict=True):
-        colour, found = COLOURS[names.index(row["reader"]) % len(COLOURS)], row["accuracy"]
-        axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
-        axes.plot(found["value"], place, "o", color=colour, markersize=6)
+    names = [each["name"] for each in record["readers"]]
+    for place, (_, who, found) in zip(places, shown, strict=True):
+        colour, mark = (INK, "D") if who == "mean" else (COLOURS[names.index(who) % len(COLOURS)], "o")
+        if found["low"] is not None:
+            axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
+        axes.plot(found["value"], place, mark, color=colour, markersize=6)
     margin = record["margin"]
     axes.axvspan(0.5 - margin, 0.5 + margin, color=MUTED, alpha=0.15, linewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=":")
-    labels = [f"{table['generator'] or table['stratum']}: {row['reader']}" for table, row in shown]
+    labels = [f"{shown_name(table)}: {who}" for table, who, _ in shown]
     axes.set_yticks(places, labels, fontsize=9, parse_math=False)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("accuracy", color=INK, fontsize=9)
+    axes.set_xlabel(terms(record)["balanced_accuracy"], color=INK, fontsize=9, parse_math=False)
     return figure
 
 
@@ -246,7 +175,7 @@ def roc_chart(sheet: Sheet) -> "Figure":
     for row, name in enumerate(sheet.readers):
         counts = count_answers(sheet.answers[row], sheet.signal[row], sheet.levels)
         totals: Sequence[float] = counts.sum(1)
-        if min(totals) == 0:
+        if min(totals) == 0:  # nothing of a kind yet
             continue
         steps = np.cumsum(counts[:, ::-1], axis=1) / counts.sum(1, keepdims=True)
         hits, alarms = (np.concatenate([[0.0], each]) for each in steps)

@@ -13,26 +13,27 @@ from wbc_diffusers import __version__
 from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.readers import detection
 from wbc_diffusers.readers.agreement import cohens_kappa, draw_images, fleiss_kappa, with_interval
-from wbc_diffusers.readers.answers import NONE, Sheet
-from wbc_diffusers.readers.certainty import MARGIN, Measure, OverReaders, equivalence, over_readers, wilson
+from wbc_diffusers.readers.answers import NONE, Item, Sheet
+from wbc_diffusers.readers.certainty import INTERVALS, Equivalence, equivalence, sees_difference, wilson
 from wbc_diffusers.readers.config import ALL, REAL
-
-_SHARES: dict[str, Measure] = {
-    "accuracy": detection.accuracy, "recall": detection.recall, "specificity": detection.specificity,
-}  # fmt: skip
+from wbc_diffusers.readers.several import OverReaders, over_readers
 
 
 def score(sheet: Sheet) -> dict[str, Any]:
     """All figures of a study, as plain data."""
     config = sheet.key["config"]
-    margin = float(config.get("margin", MARGIN))
+    margin = float(config["margin"])
     return {
         "version": __version__,
         "study": sheet.key["study"],
         "title": config["title"],
         "question": config["question"],
+        "between": _between_generators(sheet),
         "margin": margin,
         "confidences": sheet.levels // 2,
+        "settings": {name: config[name] for name in ("repeats", "jpeg_quality", "abnormalities")}
+        | {"practice": sum(cell["practice"] for cell in sheet.key["cells"].values()) // (1 + sheet.in_pairs)},
+        "shown": _shown(sheet),
         "readers": [_reader(sheet, row) for row in range(len(sheet.readers))],
         "tables": [_table(sheet, stratum, source, margin) for stratum, source in _tables(sheet)],
         "generators": _generators(sheet),
@@ -40,12 +41,29 @@ def score(sheet: Sheet) -> dict[str, Any]:
         "again": _again(sheet),
         "abnormality": _abnormality(sheet),
         "missed": _missed(sheet),
-        "comments": [
-            {"reader": name, "cells": list(sheet.items[item].cells), "comment": comment}
-            for name, item, comment in sheet.comments
-        ],
+        "comments": _comments(sheet),
         "risks": list(sheet.key["risks"]),
-    }
+    }  # fmt: skip
+
+
+def sources_of(item: Item) -> list[str]:
+    """Where the cells of an item are from, in their order."""
+    return [item.source] if item.other is None else [item.source, item.other]
+
+
+def _between_generators(sheet: Sheet) -> list[str] | None:
+    """The two generators whose cells are shown in pairs; None if real cells are."""
+    sources = sources_of(sheet.items[0])
+    return sources if len(sources) == 2 and REAL not in sources else None
+
+
+def _shown(sheet: Sheet) -> list[dict[str, Any]]:
+    """How many items of each kind there are."""
+    kinds = [(item.stratum, tuple(sources_of(item))) for item in sheet.items]
+    return [
+        {"stratum": stratum, "sources": list(sources), "items": kinds.count((stratum, sources))}
+        for stratum, sources in dict.fromkeys(kinds)
+    ]
 
 
 # -- tables 9 to 14 ---------------------------------------------------------------------------------------------------
@@ -57,38 +75,41 @@ def _tables(sheet: Sheet) -> list[tuple[str, str | None]]:
     tables: list[tuple[str, str | None]] = [(ALL, None)]
     tables += [(stratum, None) for stratum in strata] if len(strata) > 1 else []
     generators = _generator_names(sheet)
-    return tables + [(ALL, name) for name in generators] if len(generators) > 1 and not sheet.in_pairs else tables
+    apart = len(generators) > 1 and _between_generators(sheet) is None
+    return tables + [(ALL, name) for name in generators] if apart else tables
 
 
 def _generator_names(sheet: Sheet) -> list[str]:
-    names = [name for item in sheet.items for name in (item.source, item.other) if name]
+    names = [name for item in sheet.items for name in sources_of(item)]
     return [name for name in dict.fromkeys(names) if name != REAL]
 
 
 def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> dict[str, Any]:
     """A confusion matrix and its figures for each reader, and for their mean."""
-    chosen = np.array(
-        [stratum in (ALL, item.stratum) and generator in (None, *_sources(sheet, item)) for item in sheet.items]
-    )
+    chosen = np.array([stratum in (ALL, item.stratum) for item in sheet.items])
+    if generator is not None:
+        chosen &= _of_generator(sheet, generator)
     answers, signal, strata = sheet.answers[:, chosen], sheet.signal[:, chosen], _strata(sheet)[chosen]
+    there = np.flatnonzero((answers != NONE).any(1))
     rows = []
-    for row, name in enumerate(sheet.readers):
-        own = slice(row, row + 1)
-        if (answers[row] != NONE).any():
-            rows.append({"reader": name, **_row(answers[own], signal[own], sheet, strata, margin)})
+    for row in there:
+        counts = detection.count_answers(answers[row], signal[row], sheet.levels)
+        rows.append({"reader": sheet.readers[row], **_row(counts, sheet, margin)})
     table: dict[str, Any] = {"stratum": stratum, "generator": generator, "items": int(chosen.sum()), "rows": rows}
-    there = [row for row in range(len(sheet.readers)) if (answers[row] != NONE).any()]
     table["mean"] = None
     if len(there) > 1:
-        drawn = over_readers(answers[there], signal[there], sheet.levels, _measures(sheet), strata)
-        table["mean"] = {name: _figure(found.interval) for name, found in drawn.items()}
+        drawn = over_readers(answers[there], signal[there], sheet.levels, _figures(sheet), strata)
+        table["mean"] = {name: _figure(found.interval, _factor(sheet, name)) for name, found in drawn.items()}
         table["mean"]["equivalence"] = _told(drawn["balanced_accuracy"].equivalence(margin))
     return table
 
 
-def _sources(sheet: Sheet, item: Any) -> tuple[str, ...]:
-    """Of which tables by generator an item is: real cells are of all."""
-    return tuple(_generator_names(sheet)) if item.source == REAL else (item.source,)
+def _of_generator(sheet: Sheet, generator: str) -> NDArray[np.bool_]:
+    """A generator's items, and where cells are shown one by one, the real ones of the strata that it has."""
+    own = np.array([generator in sources_of(item) for item in sheet.items])
+    strata = {item.stratum for item, its in zip(sheet.items, own, strict=True) if its}
+    real = [not sheet.in_pairs and item.source == REAL and item.stratum in strata for item in sheet.items]
+    return own | np.array(real)
 
 
 def _strata(sheet: Sheet) -> NDArray[np.int64]:
@@ -98,40 +119,38 @@ def _strata(sheet: Sheet) -> NDArray[np.int64]:
     return np.array([order[name] for name in names])
 
 
-def _measures(sheet: Sheet) -> dict[str, Measure]:
-    """Figures that are given an interval over readers."""
-    # One of two is chosen by the difference of both, which scatters by a factor of √2 more (Green and Swets 1966).
-    factor = 1 / sqrt(2) if sheet.in_pairs else 1.0
-    measures = {
-        **_SHARES,
-        "balanced_accuracy": detection.balanced_accuracy,
-        "d_prime": lambda counts: factor * detection.d_prime(counts),
-        "criterion": detection.criterion,
-    }
-    return measures | ({"auc": detection.auc} if sheet.levels > 2 else {})
+def _figures(sheet: Sheet) -> list[str]:
+    """The names of the figures: of answers without confidence, the area under the curve is the balanced accuracy."""
+    return [name for name in INTERVALS if name != "auc" or sheet.levels > 2]
 
 
-def _row(
-    answers: NDArray[np.int64], signal: NDArray[np.bool_], sheet: Sheet, strata: NDArray[np.int64], margin: float
-) -> dict[str, Any]:
-    """The figures of one reader (1, N)."""
-    counts = detection.count_answers(answers, signal, sheet.levels)[0]
+def _factor(sheet: Sheet, figure: str) -> float:
+    """What d' of pairs is multiplied by.
+
+    One of two is chosen by the difference of both, which scatters by a factor of √2 more (Green and Swets 1966).
+    """
+    return 1 / sqrt(2) if sheet.in_pairs and figure == "d_prime" else 1.0
+
+
+def _row(counts: detection.Numbers, sheet: Sheet, margin: float) -> dict[str, Any]:
+    """The figures of one reader's counts (2, L); those of both kinds only if he answered both."""
     table = detection.confusion(counts).astype(int)
-    right, (signals, noise) = int(np.trace(table)), table.sum(1)
-    drawn = over_readers(answers, signal, sheet.levels, _measures(sheet), strata)
-    row = {
-        "confusion": table.tolist(),
-        "accuracy": asdict(wilson(right, int(table.sum()))),
-        "recall": asdict(wilson(int(table[0, 0]), int(signals))) if signals else None,
-        "specificity": asdict(wilson(int(table[1, 1]), int(noise))) if noise else None,
-        "corrected": bool(detection.is_corrected(counts)),
-        "equivalence": _told(equivalence(right, int(table.sum()), margin)),
+    signals, noise = (bool(number) for number in table.sum(1))
+    defined = {"accuracy": True, "recall": signals, "specificity": noise}
+    figures = {
+        name: _figure(INTERVALS[name](counts), _factor(sheet, name)) if defined.get(name, signals and noise) else None
+        for name in _figures(sheet)
     }
-    rest = ("d_prime", "criterion", "auc") if signals and noise else ()
-    return row | {name: _figure(drawn[name].interval) for name in rest if name in drawn}
+    return {
+        "confusion": table.tolist(),
+        **figures,
+        "corrected": bool(detection.is_corrected(counts)),
+        "difference": sees_difference(counts) if signals and noise else None,
+        "equivalence": _told(equivalence(counts, margin)) if signals and noise else None,
+    }
 
 
-def _told(test: Any) -> dict[str, Any]:
+def _told(test: Equivalence) -> dict[str, Any]:
     return {**asdict(test), "shown": test.shown}
 
 
@@ -161,55 +180,80 @@ def _reader(sheet: Sheet, row: int) -> dict[str, Any]:
 
 
 def _missed(sheet: Sheet) -> list[dict[str, Any]]:
-    """Items that every reader who answered, two or more, got wrong."""
+    """Items that every reader who answered, two or more, got wrong; between two generators nobody is wrong."""
+    if _between_generators(sheet):
+        return []
     answered = sheet.right != NONE
     nobody = (answered.sum(0) > 1) & ~(sheet.right == 1).any(0)
     return [
         {
-            "stratum": sheet.items[item].stratum, "source": sheet.items[item].source,
+            "stratum": sheet.items[item].stratum, "sources": sources_of(sheet.items[item]),
             "cells": list(sheet.items[item].cells), "readers": int(answered[:, item].sum()),
         }
         for item in np.flatnonzero(nobody)
     ]  # fmt: skip
 
 
-def _generators(sheet: Sheet) -> list[dict[str, Any]]:
-    """How often cells of each generator are taken for real, less how often those of each other one are."""
-    names = _generator_names(sheet)
-    of_each = [np.array([item.source == name for item in sheet.items]) for name in names]
-    # Of the same readers for each, so that their habits cancel.
-    there = np.array([(sheet.answers[:, own] != NONE).any(1) for own in of_each]).all(0)
-    if sheet.in_pairs or len(names) < 2 or not there.any():
-        return []
-    fooled = {}
-    for name, of_it in zip(names, of_each, strict=True):
-        measures: dict[str, Measure] = {"fooled": lambda counts: 1 - detection.specificity(counts)}
-        cells = (sheet.answers[there][:, of_it], sheet.signal[there][:, of_it])
-        fooled[name] = over_readers(*cells, sheet.levels, measures, _strata(sheet)[of_it])["fooled"]
+def _comments(sheet: Sheet) -> list[dict[str, Any]]:
+    """What readers said, and of which cells."""
     return [
         {
-            "generator": name,
-            "taken_for_real": _figure(own.interval),
-            "more_than": {
-                against: _figure(OverReaders(own.value - other.value, own.drawn - other.drawn).interval)
-                for against, other in fooled.items()
-                if against != name
-            },
+            "reader": sheet.readers[given.reader], "stratum": sheet.items[given.item].stratum,
+            "sources": sources_of(sheet.items[given.item]), "cells": list(sheet.items[given.item].cells),
+            "right": given.right, "comment": given.answer.content["comment"],
         }
-        for name, own in fooled.items()
-    ]
+        for given in sheet.given
+        if "comment" in given.answer.content
+    ]  # fmt: skip
+
+
+def _generators(sheet: Sheet) -> list[dict[str, Any]]:
+    """How often cells of each generator are taken for real, and how much more often than those of each other one.
+
+    Two are compared by the strata that both have, and by readers who saw cells of both, so that habits cancel.
+    """
+    names = _generator_names(sheet)
+    if sheet.in_pairs or len(names) < 2:
+        return []
+    found = []
+    for name in names:
+        others = {other: _more_than(sheet, name, other) for other in names if other != name}
+        cells = np.array([item.source == name for item in sheet.items])
+        taken = _over_all(sheet, cells, np.ones(cells.sum(), bool), "recall").interval
+        found.append({"generator": name, "taken_for_real": _figure(taken), "more_than": others})
+    return found
+
+
+def _more_than(sheet: Sheet, name: str, other: str) -> dict[str, float | None] | None:
+    """How much more often cells of one are taken for real than those of another; None if no stratum has both."""
+    of_each = [{item.stratum for item in sheet.items if item.source == source} for source in (name, other)]
+    shared = of_each[0] & of_each[1]
+    cells = np.array([item.source in (name, other) and item.stratum in shared for item in sheet.items])
+    if not cells.any():
+        return None
+    first = np.array([item.source == name for item in sheet.items])[cells]
+    found = _over_all(sheet, cells, first, "balanced_accuracy").interval
+    # The mean of how often the one is called real and the other not is half their difference above 0.5.
+    return _figure(Estimate(*(2 * value - 1 for value in (found.value, found.low, found.high))))
+
+
+def _over_all(sheet: Sheet, cells: NDArray[np.bool_], signal: NDArray[np.bool_], figure: str) -> OverReaders:
+    """A figure of how often some cells were called real, those that count as signals and those that don't."""
+    return over_readers(sheet.answers[:, cells], signal, sheet.levels, [figure], _strata(sheet)[cells])[figure]
 
 
 # -- agreement --------------------------------------------------------------------------------------------------------
 
 
-def _figure(found: Estimate) -> dict[str, float | None]:
+def _figure(found: Estimate, factor: float = 1.0) -> dict[str, float | None]:
     """A figure as JSON has it, null where it is no number."""
-    return {name: None if np.isnan(value) else value for name, value in asdict(found).items()}
+    return {name: None if np.isnan(value) else factor * value for name, value in asdict(found).items()}
 
 
-def _between(readers: list[str], answers: NDArray[np.int64], levels: int, *, graded: bool = False) -> dict[str, Any]:
-    """Agreement of all readers, and of each two."""
+def _between(sheet: Sheet, answers: NDArray[np.int64], levels: int, *, graded: bool = False) -> dict[str, Any]:
+    """Agreement of all readers who answered anything, and of each two."""
+    there = np.flatnonzero((answers != NONE).any(1))
+    readers, answers = [sheet.readers[row] for row in there], answers[there]
     drawn = draw_images(answers.shape[1])
     pairs = [(i, j) for i in range(len(readers)) for j in range(i + 1, len(readers))]
     fleiss = with_interval(fleiss_kappa(answers, levels), fleiss_kappa(answers, levels, drawn)) if pairs else None
@@ -224,19 +268,22 @@ def _between(readers: list[str], answers: NDArray[np.int64], levels: int, *, gra
 
 def _agreement(sheet: Sheet) -> dict[str, Any]:
     """How far readers agree on what is real."""
-    return _between(sheet.readers, sheet.called, 2)
+    return _between(sheet, sheet.called, 2)
 
 
 def _again(sheet: Sheet) -> list[dict[str, Any]]:
     """How far each reader agrees with himself."""
     found = []
     for row, name in enumerate(sheet.readers):
-        own = [(each.first, each.second) for each in sheet.again if each.reader == row]
+        own = [(first, second) for first, second in sheet.again if first.reader == row]
         if own:
-            both = np.array(own, int).T
+            # Of a pair, sides may change: alike is who chose the same cell.
+            both = np.array([[each.right if sheet.in_pairs else each.chosen for each in pair] for pair in own], int).T
             kappa = float(cohens_kappa(both[0], both[1], 2)[0])
             same = asdict(wilson(int((both[0] == both[1]).sum()), both.shape[1]))
-            found.append({"reader": name, "same": same, "kappa": None if np.isnan(kappa) else kappa})
+            found.append(
+                {"reader": name, "items": both.shape[1], "same": same, "kappa": None if np.isnan(kappa) else kappa}
+            )
     return found
 
 
@@ -265,8 +312,8 @@ def _abnormality(sheet: Sheet) -> dict[str, Any] | None:
         "meant": names,
         "seen": sheet.abnormalities,
         "rows": rows,
-        "agreement": _between(sheet.readers, sheet.kinds, len(sheet.abnormalities)),
-        "grades": _between(sheet.readers, np.where(sheet.kinds == NONE, NONE, sheet.grades), 3, graded=True),
+        "agreement": _between(sheet, sheet.kinds, len(sheet.abnormalities)),
+        "grades": _between(sheet, np.where(sheet.kinds == NONE, NONE, sheet.grades), 3, graded=True),
     }
 
 

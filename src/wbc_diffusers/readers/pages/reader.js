@@ -67,7 +67,13 @@ function keysTold() {
   const choices = study.question === "real_or_synthetic" ? [texts.real, texts.synthetic] : [texts.left, texts.right];
   const rows = [["←", choices[0]], ["→", choices[1]], ["Enter", texts.next], ["Backspace", texts.back], ["P", texts.pause]];
   if (study.confidences > 1) rows.splice(2, 0, [`1 – ${study.confidences}`, texts.confidence_question]);
+  if (study.abnormalities.length) {
+    const kinds = KEYS.abnormality.slice(0, study.abnormalities.length + 1).map((key) => key.toUpperCase());
+    rows.splice(-3, 0, [`${kinds[0]} – ${kinds.at(-1)}`, texts.abnormality_question]);
+    rows.splice(-3, 0, [KEYS.grade.map((key) => key.toUpperCase()).join(" "), texts.grade_question]);
+  }
   rows.push(["+ −", texts.zoom]);
+  if (study.comments) rows.push(["Esc", texts.leave_comment]);
   const list = element("dl", { "aria-label": texts.keys_heading });
   for (const [key, what] of rows) list.append(element("dt", {}, element("kbd", {}, key)), element("dd", {}, what));
   return list;
@@ -116,11 +122,11 @@ function showGrade() {
   const group = $("group-grade");
   if (!group) return;
   const kind = new FormData($("form")).get("abnormality");
-  group.hidden = !kind || kind === "none";
+  group.inert = !kind || kind === "none";
 }
 
 function firstUnanswered() {
-  return [...document.querySelectorAll("#groups fieldset:not([hidden])")].find((group) => group.querySelector("input[type=radio]") && !group.querySelector("input:checked"));
+  return [...document.querySelectorAll("#groups fieldset:not([inert])")].find((group) => group.querySelector("input[type=radio]") && !group.querySelector("input:checked"));
 }
 
 function answerGiven() {
@@ -319,6 +325,7 @@ async function recover(error) {
 }
 
 function pressed(event) {
+  if (event.key === "Escape" && event.target.matches("textarea")) return $("question").focus();
   // A key that is held must not agree to, answer or skip what nobody has read.
   if (event.key === "Enter" && event.repeat) return event.preventDefault();
   const typing = event.target.matches("textarea, input[type=range]");
@@ -330,7 +337,7 @@ function pressed(event) {
   if (waiting || !$("shortcuts").checked || !$("feedback").hidden) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const inGroup = event.target.matches("input[type=radio]") && key.startsWith("Arrow");
-  const option = !inGroup && [...document.querySelectorAll("#groups input[type=radio]")].find((each) => each.dataset.key === key && each.offsetParent);
+  const option = !inGroup && [...document.querySelectorAll("#groups input[type=radio]")].find((each) => each.dataset.key === key && !each.closest("[inert]"));
   if (option) {
     option.checked = true;
     showGrade();
@@ -359,7 +366,7 @@ async function start() {
     }
   }
   document.title = $("title").textContent = study.title;
-  $("question").textContent = texts[`question_${study.question}`];
+  $("question").textContent = texts[study.asked];
   for (const name of ["next", "back", "pause"]) $(name).textContent = texts[name];
   for (const name of ["zoom", "brightness", "shortcuts"]) $(`${name}-name`).textContent = texts[name];
   makeQuestions();

@@ -27,16 +27,24 @@ from PIL import Image
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.data.phantom import render_cell
+from wbc_diffusers.readers import detection
 from wbc_diffusers.readers.blinding import file_figures
 from wbc_diffusers.readers.build import build_study
 from wbc_diffusers.readers.cells import as_png, in_one_form
-from wbc_diffusers.readers.certainty import over_readers
 from wbc_diffusers.readers.config import ReaderStudy
-from wbc_diffusers.readers.detection import auc, balanced_accuracy, count_answers, d_prime, recall
+from wbc_diffusers.readers.detection import count_answers
 from wbc_diffusers.readers.reading import Reading
+from wbc_diffusers.readers.several import over_readers
 
 READERS, CELLS, SIDE = 50, 100, 192
-MEASURES = {"accuracy": balanced_accuracy, "d'": d_prime, "AUC": auc, "recall": recall}
+FIGURES = {"balanced_accuracy": "balanced accuracy", "d_prime": "d'", "auc": "AUC", "recall": "recall"}
+READERS_LIKE: dict[str, tuple[float, float, float, float]] = {
+    "alike": (1.0, 0.0, 0.0, 0.0),
+    "different": (1.0, 0.0, 0.4, 0.4),
+    "nearly perfect": (3.5, 0.0, 0.2, 0.2),
+    'nearly always "real"': (0.0, -2.0, 0.2, 0.2),
+}
+"""How far apart the kinds look to readers, their habit, and how both scatter, skill as a share of it."""
 CUTS = np.array([-1.0, -0.4, 0.0, 0.4, 1.0])
 
 
@@ -127,33 +135,34 @@ def load(thinking: float) -> None:
 # -- intervals --------------------------------------------------------------------------------------------------------
 
 
-def a_study(rng: np.random.Generator, readers: int, cells: int, skill: float, habit: float) -> tuple[Any, Any]:
+def a_study(
+    rng: np.random.Generator, readers: int, cells: int, apart: float, habit: float, skill: float, own: float
+) -> tuple[Any, Any]:
     """Answers of readers who see a common and an own part of each cell, and scatter in skill and in habit."""
     signal = np.arange(cells) % 2 == 0
-    skills, habits = skill * rng.standard_normal((readers, 1)), habit * rng.standard_normal((readers, 1, 1))
+    skills, habits = skill * rng.standard_normal((readers, 1)), own * rng.standard_normal((readers, 1, 1))
     seen = 0.7 * rng.standard_normal(cells) + np.sqrt(1 - 0.7**2) * rng.standard_normal((readers, cells))
-    seen += np.where(signal, 0.5, -0.5) * (1 + skills)
-    return (seen[:, :, None] > habits + CUTS).sum(-1), signal
+    seen += np.where(signal, apart / 2, -apart / 2) * (1 + skills)
+    return (seen[:, :, None] > habit + habits + CUTS).sum(-1), signal
 
 
-def coverage(studies: int) -> None:
-    """Print in how many simulated studies of 100 cells the interval held the truth."""
-    print(f"| readers | their scatter | {' | '.join(MEASURES)} |")
-    print("| --- " * (2 + len(MEASURES)) + "|")
-    for readers in (1, 2, 3, 5, 8):
-        for skill, habit in ((0.0, 0.0), (0.4, 0.4)):
-            if readers == 1 and skill:
-                continue  # the interval is of that one reader, whose skill and habit are no chance
-            many, signal = a_study(np.random.default_rng(99), 4000, 2000, skill, habit)
-            truth = {name: float(measure(count_answers(many, signal, 6)).mean()) for name, measure in MEASURES.items()}
-            held = dict.fromkeys(MEASURES, 0.0)
+def coverage(studies: int, cells: int) -> None:
+    """Print in how many simulated studies the interval over readers held the truth."""
+    print(f"| readers | they are | {' | '.join(FIGURES.values())} |")
+    print("| --- " * (2 + len(FIGURES)) + "|")
+    for readers in (2, 3, 5, 8):
+        for name, like in READERS_LIKE.items():
+            many, signal = a_study(np.random.default_rng(99), 4000, 2000, *like)
+            counts = count_answers(many, signal, 6)
+            truth = {figure: float(getattr(detection, figure)(counts).mean()) for figure in FIGURES}
+            held = dict.fromkeys(FIGURES, 0.0)
             rng = np.random.default_rng(readers)
             for study in range(studies):
-                answers, signal = a_study(rng, readers, 100, skill, habit)
-                found = over_readers(answers, signal, 6, MEASURES, signal.astype(int), replicates=500, seed=study)
-                for name, one in found.items():
-                    held[name] += (one.interval.low <= truth[name] <= one.interval.high) / studies
-            print(f"| {readers} | {skill:g} | {' | '.join(f'{share:.3f}' for share in held.values())} |", flush=True)
+                answers, signal = a_study(rng, readers, cells, *like)
+                found = over_readers(answers, signal, 6, list(FIGURES), signal.astype(int), replicates=500, seed=study)
+                for figure, one in found.items():
+                    held[figure] += (one.interval.low <= truth[figure] <= one.interval.high) / studies
+            print(f"| {readers} | {name} | {' | '.join(f'{share:.3f}' for share in held.values())} |", flush=True)
 
 
 # -- traces of JPEG ---------------------------------------------------------------------------------------------------
@@ -223,7 +232,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("load").add_argument("--thinking", type=float, default=1.0)
-    commands.add_parser("coverage").add_argument("--studies", type=int, default=600)
+    simulated = commands.add_parser("coverage")
+    simulated.add_argument("--studies", type=int, default=400)
+    simulated.add_argument("--cells", type=int, default=100)
     commands.add_parser("jpeg").add_argument("--pbc", type=Path, required=True)
     pictures = commands.add_parser("screens")
     pictures.add_argument("--out", type=Path, required=True)

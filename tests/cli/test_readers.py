@@ -66,7 +66,7 @@ def test_a_study_is_built_read_and_scored(config: Path, tmp_path: Path, capsys: 
         main(["readers", "score", str(study), "--key", str(key), "--out", str(tmp_path / "score")])
     told = capsys.readouterr()
     assert (
-        "reader 1 was right in 0.50 (0.25 to 0.75) of 12 answers: neither a difference is shown (p = 1.000)" in told.out
+        "Reader 1 was right in 0.50 (0.25 to 0.75) of 12 answers: neither a difference is shown (p = 1.000)" in told.out
     )
     assert (tmp_path / "score" / "index.html").is_file()
 

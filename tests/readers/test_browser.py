@@ -279,6 +279,30 @@ def test_nothing_is_sent_before_every_question_is_answered(served: Served, brows
     page.close()
 
 
+def test_nothing_moves_while_answers_are_chosen_and_keys_lead_out_of_the_comment(
+    serve: Callable[..., Served], browser: Browser
+) -> None:
+    study = serve(abnormalities=["hypersegmentation", "dohle_bodies"], comments=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    enter(page, study.link("anna"))
+
+    def places() -> list[Any]:
+        return [each.bounding_box() for each in page.locator("#groups label, #next").all()]
+
+    before = places()
+    for key in ("ArrowRight", "b", "k"):
+        page.keyboard.press(key)
+    assert places() == before
+    page.keyboard.press("a")
+    expect(page.locator("#group-grade")).to_have_css("visibility", "hidden")
+    page.locator("textarea").press_sequentially("a p b")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    wait_for(page, 2, 8)
+    assert study.answers("anna") == [{"choice": "synthetic", "abnormality": "none", "comment": "a p b"}]
+    page.close()
+
+
 def test_zoom_and_brightness_change_how_a_cell_looks(served: Served, browser: Browser) -> None:
     page = browser.new_page()
     enter(page, served.link("looks"))

@@ -142,7 +142,7 @@ def test_confidence_gives_the_area_under_the_curve_and_repeats_the_consistency(
     rating = [confidence * (1 if choice == "real" else -1) for choice, confidence in given.values()]
     assert record["tables"][0]["rows"][0]["auc"]["value"] == pytest.approx(roc_auc_score(truth, rating))
     assert record["again"] == [
-        {"reader": "reader 1", "items": 6, "same": pytest.approx(record["again"][0]["same"]), "kappa": 1.0}
+        {"reader": "Reader 1", "items": 6, "same": pytest.approx(record["again"][0]["same"]), "kappa": 1.0}
     ]
     assert record["again"][0]["same"]["value"] == 1.0
     assert [each["answered"] for each in record["readers"]] == [20, 0]
@@ -175,7 +175,7 @@ def test_pairs_of_two_generators_give_the_share_that_prefers_the_first(
     assert len(record["tables"]) == 1
     assert record["missed"] == record["generators"] == []
     told = " ".join(findings(record))
-    assert "reader 1 chose ddim in 1.00 (0.51 to 1.00) of 4 answers: neither a difference is shown" in told
+    assert "Reader 1 chose ddim in 1.00 (0.51 to 1.00) of 4 answers: neither a difference is shown" in told
     assert "right" not in told
     page = (tmp_path / "score" / "index.html").read_text()
     assert "share that chose ddim" in page
@@ -246,7 +246,7 @@ CHOICES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "always synthetic": lambda facts: "synthetic",
 }
 VERDICTS = {
-    "perfect": ["better than chance", "reader 1 was right in 1.00 (0.91 to 1.00) of 40 answers: saw a difference (p <"],
+    "perfect": ["better than chance", "Reader 1 was right in 1.00 (0.91 to 1.00) of 40 answers: saw a difference (p <"],
     "always wrong": ["worse than chance, so a difference is seen", "took it the wrong way round"],
     "always real": ["as good as", "neither told apart", "neither a difference is shown", "within ±"],
     "always synthetic": ["as good as", "neither told apart", "neither a difference is shown", "within ±"],
@@ -297,10 +297,10 @@ def test_who_has_not_finished_is_counted_and_told(build: Callable[..., Built], r
     reading.store.close()
     record = score(read_sheet(built.folder, built.key))
     told = " ".join(findings(record))
-    assert "reader 2 has answered 7 of 20 so far." in told
+    assert "Reader 2 has answered 7 of 20 so far." in told
     assert "Of two readers no interval says much of others" in told
     assert "1 did not finish and is counted with the 7 answers that there are" in methods(record)
-    assert record["agreement"]["pairs"][0]["readers"] == ["reader 1", "reader 2"]
+    assert record["agreement"]["pairs"][0]["readers"] == ["Reader 1", "Reader 2"]
     assert len(record["agreement"]["pairs"]) == 1
 
 
@@ -333,7 +333,7 @@ def test_all_answers_are_in_a_table_as_they_were_given(build: Callable[..., Buil
     assert [row["place"] for row in given] == [str(place) for place in range(9)]
     assert [row["again"] for row in given].count("True") == 1
     assert {(row["reader"], row["choice"], row["confidence"], row["comment"]) for row in given} == {
-        ("reader 1", "real", "2", "'=1+1")
+        ("Reader 1", "real", "2", "'=1+1")
     }
     assert sum(row["right"] == "True" for row in given) == sum(row["source"] == "real" for row in given)
     assert len(record["comments"]) == 9

@@ -166,7 +166,7 @@ def _sheet(study: Mapping[str, Any], key: Mapping[str, Any], given: list[list[An
     shape = (len(study["readers"]), len(items))
     sheet = Sheet(
         readers=[
-            reader["name"] if names else f"reader {number}" for number, reader in enumerate(study["readers"], start=1)
+            reader["name"] if names else f"Reader {number}" for number, reader in enumerate(study["readers"], start=1)
         ],
         items=items,
         levels=2 * study["confidences"],

@@ -138,7 +138,7 @@ class Reading:
         return {kind for kind, _ in self.store.events(reader.name)}
 
     def _next(self, reader: Reader) -> int:
-        return len(self.store.answers(reader.name))
+        return self.store.answered(reader.name)
 
     def _last(self, reader: Reader) -> Answer:
         return self.store.answers(reader.name)[-1]

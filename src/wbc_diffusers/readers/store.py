@@ -97,6 +97,13 @@ class Store:
                 "INSERT INTO answers (reader, position, answer, seconds, at) VALUES (?, ?, ?, ?, ?)", row
             )
 
+    def answered(self, reader: str) -> int:
+        """How many positions a reader has answered."""
+        query = "SELECT COUNT(DISTINCT position) FROM answers WHERE reader = ?"
+        with self._lock:
+            (count,) = self._open.execute(query, (reader,)).fetchone()
+        return int(count)
+
     def answers(self, reader: str) -> list[Answer]:
         """The answers of a reader that count, by position."""
         query = "SELECT position, answer, seconds, at FROM answers WHERE reader = ? ORDER BY number"

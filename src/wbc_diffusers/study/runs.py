@@ -89,7 +89,7 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
             f"{run.in_words} was trained with another {', '.join(sorted(changed)) or 'number of stages'} in "
             f"{path.parent}: give another --out, or remove that folder."
         )
-    if told.get("cells", (mine := _cells_of(run, cells))) != mine:
+    if told.get("cells") != _cells_of(run, cells):
         raise ValueError(
             f"{run.in_words} was trained or judged on other images than those given now, in {path.parent}: give the "
             "same, or another --out."

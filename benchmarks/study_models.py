@@ -1,0 +1,100 @@
+"""The generators of the studies in docs/classifying.md, and their cells, in the folder that study_data.py filled.
+
+    python benchmarks/study_models.py phantom --within studies      # base, and fine-tuned on 50 and on 10
+    python benchmarks/study_models.py pbc --within studies          # base, and fine-tuned on the 30
+    python benchmarks/study_models.py table-4 --within studies      # from the phantom's base: one of each abnormality
+
+Start it again after a stop: trainings go on from their last checkpoint, and cells that are there are kept.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMON = "--config ours-64 --num-workers 0 --validation-images 0"
+FINE_TUNE = "--max-train-steps 1000 --learning-rate 3e-4 --lr-warmup-steps 50 --sample-every 500 --model {}"
+NORMAL_SEED = 500_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to train on some cells of a prepared folder, from another one where it is fine-tuned, and its cells."""
+
+    name: str
+    data: str
+    where: str
+    cells: int
+    base: str | None = None
+    images: int | None = None
+
+
+BASES = {
+    "phantom": Model("phantom-base", "phantom", "{abnormality: none}", 1200),
+    "pbc": Model("pbc-base", "pbc-study", "{abnormality: none}", 1100),
+}
+TABLE_4 = {"hypersegmentation": 946, "dohle_bodies": 898, "hypergranulation": 982}
+"""A tenth of the table's abnormal training images."""
+SEVERE = "{abnormality: hypersegmentation, grade: 2}"
+MODELS = {
+    "phantom": [
+        BASES["phantom"],
+        Model("phantom-rare-50", "phantom", SEVERE, 1200, "phantom-base", 50),
+        Model("phantom-rare-10", "phantom", SEVERE, 1200, "phantom-base", 10),
+    ],
+    "pbc": [
+        BASES["pbc"],
+        Model("pbc-rare", "pbc-study", "{abnormality: hypersegmentation}", 1100, "pbc-base", 30),
+    ],
+    "table-4": [
+        Model(
+            f"table-4-{kind.replace('_', '-')}", "phantom-table-4", f"{{abnormality: {kind}}}", 1300, "phantom-base", n
+        )
+        for kind, n in TABLE_4.items()
+    ],
+}
+
+
+def train(model: Model, precision: str, updates: int | None) -> None:
+    """Train a model that is not there yet."""
+    if (Path(model.name) / "model_index.json").is_file():
+        return
+    command = [*COMMON.split(), "--data", model.data, "--where", model.where, "--mixed-precision", precision]
+    command += ["--output", model.name]
+    if Path(model.name).is_dir():
+        command += ["--resume", "latest"]
+    if model.base is not None:
+        command += ["--pretrained", model.base, "--max-train-samples", str(model.images), *FINE_TUNE.split()]
+    elif updates is not None:
+        command += ["--max-train-steps", str(updates)]
+    wbc("train", *command)
+
+
+def generate(model: Model, precision: str) -> None:
+    """Make the model's cells that are not there yet; normal ones by seeds of their own."""
+    seed = str(0 if model.base else NORMAL_SEED)
+    options = ["--seed", seed, "--batch-size", "32", "--mixed-precision", precision, "--out", f"{model.name}-cells"]
+    wbc("generate", model.name, "--num", str(model.cells), *options)
+
+
+def wbc(*command: str) -> None:
+    subprocess.run([sys.executable, "-m", "wbc_diffusers", *command], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("world", choices=MODELS)
+    parser.add_argument("--within", type=Path, required=True, help="the folder of the prepared data")
+    parser.add_argument("--mixed-precision", default="no", help="bf16 is faster where the processor has it")
+    parser.add_argument("--updates", type=int, help="of the base model; the recipe's if left out")
+    options = parser.parse_args()
+    os.chdir(options.within)
+    for model in MODELS[options.world]:
+        train(model, options.mixed_precision, options.updates)
+        generate(model, options.mixed_precision)
+
+
+if __name__ == "__main__":
+    main()

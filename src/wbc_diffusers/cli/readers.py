@@ -52,6 +52,9 @@ def build(
         for number, what in ((study.practice, "for practice"), (study.repeats, "repeated"))
         if number
     )
+    for name, sources in study.sources.items():
+        numbers = " and ".join(f"{source.number} {each}" for each, source in sources.items())
+        typer.echo(f"{name}: {numbers}{' in pairs' if study.question == 'which_is_real' else ''}")
     typer.echo(f"Wrote {shown(out)}, with {study.items} items{further} for each of {len(study.readers)} readers.")
     typer.echo(f"Their links are in {shown(key / LINKS_NAME)}. Serve with: wbc readers serve {shown(out)}")
 
@@ -85,10 +88,22 @@ def serve(
     from wbc_diffusers.readers.server import serve_study
 
     scheme = "http" if certificate is None else "https"
+    told = (
+        f"Serving {study} at {scheme}://{host}:{port}, where the readers' links must lead (`wbc readers links` changes "
+        "them). Stop with Ctrl-C; every answer is kept."
+    )
     serve_study(
-        study, host, port, certificate, private_key, allow_http=allow_http,
-        say=lambda: typer.echo(f"Serving {study} at {scheme}://{host}:{port}. Stop with Ctrl-C; every answer is kept."),
+        study, host, port, certificate, private_key, allow_http=allow_http, say=lambda: typer.echo(told)
     )  # fmt: skip
+
+
+@readers.command()
+def status(study: Annotated[Path, typer.Argument(help="Folder of `wbc readers build`.")]) -> None:
+    """Say how far readers are, and nothing of their answers."""
+    from wbc_diffusers.readers.reading import progress
+
+    for name, (answered, total) in progress(study).items():
+        typer.echo(f"{name}: {answered} of {total}")
 
 
 @readers.command()

@@ -13,7 +13,8 @@ def p_value(p: float) -> str:
 
 def half_up(value: float, digits: int = 2) -> str:
     """A figure rounded as people round: 0.475, which is 19 of 40, is 0.48."""
-    return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+    rounded = Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return str(rounded if rounded else abs(rounded))  # no -0.00
 
 
 def as_csv(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -41,6 +41,7 @@ class Given:
     Attributes:
         reader: Number of the reader.
         item: Number of the item.
+        images: The cell, or those on the left and right.
         answer: The answer.
         signal: Whether the item was a signal, as the reader saw it.
         again: Whether it was shown to the reader a second time.
@@ -48,6 +49,7 @@ class Given:
 
     reader: int
     item: int
+    images: list[str]
     answer: Answer
     signal: bool
     again: bool
@@ -72,7 +74,8 @@ class Sheet:
         items: What was asked about.
         levels: L.
         answers: Level of each answer (R, N), -1 where there is none; of an item shown twice the first.
-        signal: Whether the item was a signal, as the reader saw it (R, N): a real cell, or a pair with it on the left.
+        signal: Whether the item was a signal, as the reader saw it (R, N): a real cell, or a pair with it, or with the
+            first generator's, on the left.
         places: When in the order the item came, from 0 (R, N).
         seconds: How long the reader looked (R, N), not a number where there is no answer.
         kinds: Abnormality that the reader saw, as a number of `abnormalities` (R, N).
@@ -150,7 +153,7 @@ def read_sheet(folder: Path, key_folder: Path, *, names: bool = False) -> Sheet:
     path = folder / ANSWERS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"There are no answers in {folder} yet: serve it by `wbc readers serve {folder}`.")
-    store = Store(path, study["study"])
+    store = Store(path, study["study"], read_only=True)
     try:
         given = [store.answers(reader["name"]) for reader in study["readers"]]
     finally:
@@ -193,7 +196,7 @@ def _enter(sheet: Sheet, row: int, item: int, images: list[str], answer: Answer)
     """Add an answer, and put it into the arrays if it is the first to its item."""
     content, cells, confidences = answer.content, sheet.items[item].cells, sheet.levels // 2
     signal = images[0] == cells[0] if len(cells) == 2 else sheet.items[item].source == REAL
-    given = Given(row, item, answer, signal, again=bool(sheet.answers[row, item] != NONE))
+    given = Given(row, item, images, answer, signal, again=bool(sheet.answers[row, item] != NONE))
     sheet.given.append(given)
     if given.again:
         return
@@ -212,11 +215,12 @@ def _items(study: Mapping[str, Any], key: Mapping[str, Any]) -> list[Item]:
     asked = {
         tuple(sorted(e["images"], key=order.index)) for r in study["readers"] for e in r["order"] if "truth" not in e
     }
+    # One order of sources for all strata, whatever their own: of two generators the same is the signal throughout.
+    sources = list(dict.fromkeys(source for each in key["config"]["strata"].values() for source in each))
+    ranks = {source: (source != REAL, rank) for rank, source in enumerate(sources)}
     items = []
     for names in sorted(asked, key=lambda names: order.index(names[0])):
         stratum = cells[names[0]]["stratum"]
-        first = list(key["config"]["strata"][stratum])
-        ranks = {source: (source != REAL, first.index(source)) for source in first}
         names = tuple(sorted(names, key=lambda name: ranks[cells[name]["source"]]))
         other = cells[names[1]]["source"] if len(names) == 2 else None
         items.append(Item(names, stratum, cells[names[0]]["source"], other))

@@ -29,7 +29,9 @@ def find_risks(config: ReaderStudy, cells: Sequence[Cell]) -> list[str]:
     """Say in sentences what would let a reader of a study guess."""
     shown = [cell for cell in cells if not cell.practice]
     return [
-        *_uneven(config, shown),
+        *_uneven(config, shown, "the cells"),
+        *_uneven(config, [cell for cell in cells if cell.practice], "the cells for practice"),
+        *_uneven_strata(config),
         *_told(config, shown),
         *_unmarked(cells),
         *_alike(cells),
@@ -37,8 +39,8 @@ def find_risks(config: ReaderStudy, cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _uneven(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
-    if config.question == "which_is_real":
+def _uneven(config: ReaderStudy, shown: Sequence[Cell], what: str) -> list[str]:
+    if config.question == "which_is_real" or not shown:
         return []
     risks = []
     for stratum in config.sources:
@@ -47,10 +49,25 @@ def _uneven(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
         if share > SHARE:
             kind = "real" if real.mean() > 0.5 else "synthetic"
             risks.append(
-                f"In {stratum} {share:.1%} of the cells are {kind}: who always says so is right as often, and who is "
+                f"In {stratum} {share:.1%} of {what} are {kind}: who always says so is right as often, and who is "
                 "shown many learns it. Show as many real cells as synthetic ones."
             )
     return risks
+
+
+def _uneven_strata(config: ReaderStudy) -> list[str]:
+    numbers = [[source.number for source in sources.values()] for sources in config.sources.values()]
+    reals = [
+        sources[REAL].number / sum(each)
+        for sources, each in zip(config.sources.values(), numbers, strict=True)
+        if REAL in sources
+    ]
+    if config.question == "which_is_real" or max(reals) - min(reals) <= 0.05:
+        return []
+    return [
+        "Strata differ in their share of real cells: a habit that goes by stratum would look like skill, so the score "
+        "will judge each stratum by itself. Give all the same share."
+    ]
 
 
 def _told(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
@@ -97,8 +114,9 @@ def _alike(cells: Sequence[Cell]) -> list[str]:
         return []
     one, two = cells[pairs[0].first], cells[pairs[0].second]
     return [
-        f"{len(pairs)} pairs of cells are copies, or nearly so, such as {one.facts.get('file_name')} ({one.source}) "
-        f"and {two.facts.get('file_name')} ({two.source}): who sees both knows more than from one. Take other cells."
+        f"{len(pairs)} pair{'' if len(pairs) == 1 else 's'} of cells are copies, or nearly so, such as "
+        f"{one.facts.get('file_name')} ({one.source}) and {two.facts.get('file_name')} ({two.source}): who sees both "
+        "knows more than from one."
     ]
 
 

@@ -45,6 +45,7 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
         FileExistsError: If a folder holds something.
         OSError: If a folder can't be read or written.
     """
+    check_address(address)
     _check_apart(out, key)
     texts = load_texts(config.language)
     seed = secrets.randbits(64) if config.seed is None else config.seed
@@ -100,8 +101,9 @@ def change_address(key: Path, address: str) -> None:
 
     Raises:
         FileNotFoundError: If the key's folder has no links.
-        ValueError: If they are no links.
+        ValueError: If they are no links, or the address is none.
     """
+    check_address(address)
     path = key / LINKS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"There are no links {path}: give the folder that `wbc readers build` wrote by --key.")
@@ -111,6 +113,12 @@ def change_address(key: Path, address: str) -> None:
         raise ValueError(f"{path} holds no links: bring back the file that `wbc readers build` wrote.")
     write_whole(path, _links({row["reader"]: row["link"].partition("#")[2] for row in rows}, address))
     path.chmod(_PRIVATE)
+
+
+def check_address(address: str) -> None:
+    """Raise ValueError if a browser would not open it."""
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"The address {address!r} must begin with http:// or https://, such as {ADDRESS}.")
 
 
 def _of_key(cell: Cell) -> dict[str, Any]:

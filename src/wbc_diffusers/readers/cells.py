@@ -1,7 +1,6 @@
 """The cells of a reader study: drawn from their sources, and all brought to one form."""
 
 import secrets
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -68,31 +67,32 @@ def draw_cells(config: ReaderStudy, rng: np.random.Generator) -> list[Cell]:
         raise ValueError(
             f"The cells of the study are {cells[0].image.size} pixels large; {LEAST_SIDE} a side is the least."
         )
-    sizes = Counter((cell.image.size, cell.source) for cell in cells)
-    if len({size for size, _ in sizes}) > 1:
-        told = ", ".join(f"{name} {width} x {height}" for (width, height), name in sorted({(s, n) for s, n in sizes}))
+    sizes = sorted({(cell.image.size, cell.stratum, cell.source) for cell in cells})
+    if len({size for size, _, _ in sizes}) > 1:
+        told = ", ".join(f"{name} of {stratum} {width} x {height}" for (width, height), stratum, name in sizes)
         raise ValueError(
-            f"The cells of the study differ in size ({told} pixels), which would give them away: prepare the real ones "
-            "by `wbc prepare --size` as large as the generated ones are."
+            f"The cells of the study differ in size ({told} pixels), which would give them away: bring all to the size "
+            "of the generated ones, real ones by `wbc prepare --size`."
         )
     return cells
 
 
 def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.random.Generator) -> list[Cell]:
     generated = name != REAL
-    data = load_cells(source.folder, source.split, where=source.where, may_be_generated=generated)
+    data, digests = _load(source, may_be_generated=generated)
     wanted = source.number + config.training
     if wanted > len(data):
         raise ValueError(
             f"{wanted} cells of {source.folder} are wanted for {stratum} ({source.number}, and {config.training} for "
             f"practice), and there are {len(data)}: take fewer, or bring more."
         )
-    data = data.select(rng.permutation(len(data))[:wanted])
+    chosen = rng.permutation(len(data))[:wanted]
+    data, digests = data.select(chosen), [digests[i] for i in chosen]
     settings = (settings_of(Path(source.folder)) if Path(source.folder).is_dir() else None) or {}
     model = {field: settings[field] for field in ("model", "revision") if field in settings}
     columns = [column for column in ("file_name", "abnormality", "grade", "group", "seed") if column in data.features]
     cells = []
-    for place, digest in enumerate(_hashes(data, source.folder, may_be_generated=generated)):
+    for place, digest in enumerate(digests):
         row = data[place]
         if row["image"].mode not in MODES:
             raise ValueError(
@@ -109,11 +109,13 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
     return cells
 
 
-def _hashes(data: Any, folder: str, *, may_be_generated: bool) -> list[str]:
+def _load(source: Source, *, may_be_generated: bool) -> tuple[Any, list[str]]:
+    """The cells of a source, and the hashes of their pixels."""
     try:
-        return hashes_of(data, may_be_generated=may_be_generated)
+        data = load_cells(source.folder, source.split, where=source.where, may_be_generated=may_be_generated)
+        return data, hashes_of(data, may_be_generated=may_be_generated)
     except RefusedImageError as error:
-        raise ValueError(f"A cell of {folder}, which is to have real ones only, is refused: {error}.") from error
+        raise ValueError(f"{source.folder} is to give real cells, but one is {error}.") from error
 
 
 def _says_model(row: Mapping[str, Any]) -> bool:

@@ -165,6 +165,8 @@ class ReaderStudy:
 
 def _name_of(name: Any, what: str) -> str:
     """A name that can stand in tables, where "all" is all of them."""
+    if isinstance(name, str) and name != REAL and name.strip().casefold() == REAL:
+        raise ValueError(f"The study has a {what} called {name!r}; real cells are called {REAL!r}.")
     if not isinstance(name, str) or not name.strip() or name == ALL:
         raise ValueError(
             f"The study has a {what} called {name!r}; its name must be a text (in quotes), but not {ALL!r}."

@@ -2,7 +2,7 @@
 
 `counts` (..., 2, L) are how often each of L answers was given to signals (row 0) and to noise (row 1), the answers from
 the surest "noise" to the surest "signal". Where readers say whether a cell is real, signals are real cells, as in the
-thesis; where they choose one of two, signals are pairs whose real cell is on the left.
+thesis; where they choose one of two, signals are pairs with the real cell, or the first generator's, on the left.
 """
 
 import numpy as np
@@ -66,7 +66,8 @@ def d_prime(counts: Numbers) -> Numbers:
     """How far apart signals and noise look, in standard deviations, whatever the habit of answering.
 
     d' = z(hits) - z(false alarms) (Green and Swets 1966). 0 is no difference seen. Where a cell of the table is empty,
-    which would make it infinite, 0.5 is added to each (log-linear; Hautus 1995): see `is_corrected`.
+    which would make it infinite, the share of signals is added to theirs and that of noise to its, which is 0.5 each
+    where there are as many (log-linear; Hautus 1995): whoever always says the same has a d' of 0. See `is_corrected`.
     """
     hits, alarms = deviates(counts)
     return np.asarray(hits - alarms)
@@ -79,7 +80,7 @@ def criterion(counts: Numbers) -> Numbers:
 
 
 def is_corrected(counts: Numbers) -> NDArray[np.bool_]:
-    """Whether d' and the criterion are those of a table with 0.5 added to each cell, since one was empty."""
+    """Whether d' and the criterion are those of a table to which something was added, since a cell was empty."""
     return np.asarray((confusion(counts) == 0).any((-1, -2)))
 
 
@@ -101,6 +102,7 @@ def _share(part: Numbers, whole: Numbers) -> Numbers:
 def deviates(counts: Numbers) -> tuple[Numbers, Numbers]:
     """z of the hit rate and of the false alarm rate, after the log-linear correction where a cell is empty."""
     table = confusion(counts)
-    table = table + 0.5 * is_corrected(counts)[..., None, None]
+    shares = _share(table.sum(-1), table.sum((-1, -2))[..., None])
+    table = table + shares[..., None] * is_corrected(counts)[..., None, None]
     rates = _share(table[..., 0], table.sum(-1))
     return stats.norm.ppf(rates[..., 0]), stats.norm.ppf(rates[..., 1])

@@ -18,6 +18,24 @@ class NotNowError(ValueError):
     """A reader wants to see or answer what is not, or no longer, theirs to see or answer."""
 
 
+def progress(folder: Path) -> dict[str, tuple[int, int]]:
+    """How many items each reader has answered, and of how many, also while the study is served.
+
+    Raises:
+        FileNotFoundError: If there is no study.
+        ValueError: If it is of a later version, or its answers are of another study.
+    """
+    study = read_study(folder)
+    totals = {reader["name"]: len(reader["order"]) for reader in study["readers"]}
+    if not (folder / ANSWERS_NAME).is_file():
+        return {name: (0, total) for name, total in totals.items()}
+    store = Store(folder / ANSWERS_NAME, study["study"], read_only=True)
+    try:
+        return {name: (store.answered(name), total) for name, total in totals.items()}
+    finally:
+        store.close()
+
+
 @dataclass(frozen=True)
 class Reader:
     """A reader and what is shown, in order."""
@@ -69,7 +87,8 @@ class Reading:
             "instructions",
             "texts",
         )
-        return {field: self.study[field] for field in (*fields, "size")}
+        practice = sum("truth" in entry for entry in self.study["readers"][0]["order"])
+        return {**{field: self.study[field] for field in (*fields, "size")}, "practice": practice}
 
     def state(self, reader: Reader) -> dict[str, Any]:
         """Where a reader is: what is to be agreed to, answered next, or done."""
@@ -102,22 +121,37 @@ class Reading:
             raise NotNowError(f"There are {len(images)} images here, and number {side} is wanted.")
         return self._images[images[side]]
 
-    def answer(self, reader: Reader, position: int, content: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def answer(
+        self, reader: Reader, position: int, content: dict[str, Any], seconds: float, answered: int | None = None
+    ) -> dict[str, Any]:
         """Save an answer and tell what comes next; of one for practice also the truth.
 
-        The same answer sent twice, as when the connection broke, is one.
+        Args:
+            reader: Who answers.
+            position: What is answered.
+            content: The answer.
+            seconds: How long the reader looked.
+            answered: How many answers there were when the page asked: one more than `position` where one is changed, as
+                many if left out. The same answer sent twice, as when the connection broke, is one.
+
+        Returns:
+            The state after it.
 
         Raises:
-            NotNowError: If another position is due.
+            NotNowError: If another position is due, or another page answered this one meanwhile.
             ValueError: If the answer doesn't fit the question.
             OSError: If it can't be saved.
         """
         checked = self._checked(content)
         with self._one_at_a_time[reader.name]:
             self._check_may_see(reader, position)
-            again = position == self._next(reader) - 1
-            if not (again and self._last(reader).content == checked):
-                if again and not self._may_change(reader, position):
+            known = position if answered is None else answered
+            there = self._next(reader)
+            is_sent_again = known == position == there - 1 and self._last(reader).content == checked
+            if not is_sent_again:
+                if known != there:
+                    raise NotNowError(f"Position {position} was answered elsewhere meanwhile.")
+                if position < there and not self._may_change(reader, position):
                     raise NotNowError("An answer for practice can't be changed.")
                 self.store.save(reader.name, position, checked, min(max(seconds, 0.0), LONGEST_S))
         told = {"truth": reader.order[position]["truth"]} if "truth" in reader.order[position] else {}
@@ -153,6 +187,7 @@ class Reading:
             "practice": here,
             "number": min(position, len(practice) - 1) - first + 1,
             "total": len(counted) - first,
+            "answered": self._next(reader),
             "may_go_back": self._may_change(reader, position - 1),
         }
 

@@ -13,6 +13,7 @@ from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.pages import COLOURS, INK, MUTED, chart_svg, image_uri, new_chart, save_charts, write_page
 from wbc_diffusers.pages.tables import as_csv, half_up, p_value
 from wbc_diffusers.readers.answers import NONE, Sheet, read_sheet
+from wbc_diffusers.readers.certainty import INTERVALS
 from wbc_diffusers.readers.config import ALL, REAL
 from wbc_diffusers.readers.detection import count_answers
 from wbc_diffusers.readers.folder import IMAGES_NAME
@@ -54,7 +55,7 @@ def score_study(folder: Path, key: Path, out: Path, *, names: bool = False) -> d
     write_whole(out / ANSWERS_NAME, as_csv(*answer_rows(sheet)).encode())
     charts = {"readers": readers_chart(record)}
     if sheet.levels > 2:
-        charts["roc"] = roc_chart(sheet)
+        charts["roc"] = roc_chart(sheet, terms(record))
     save_charts(charts, out / "figures")
     write_page(
         "readers.html.j2",
@@ -86,11 +87,10 @@ def _shown(folder: Path, sheet: Sheet, cell: str) -> str:
 
 # -- tables -----------------------------------------------------------------------------------------------------------
 
-_FIGURES = ("accuracy", "recall", "specificity", "balanced_accuracy", "d_prime", "criterion", "auc")
 HEAD = [
-    "stratum", "generator", "reader", "answers", "signals called signal", "signals called noise",
-    "noise called signal", "noise called noise",
-    *(f"{name}{end}" for name in _FIGURES for end in ("", " low", " high")),
+    "stratum", "generator", "reader", "answers", "positive called so", "positive called negative",
+    "negative called positive", "negative called so",
+    *(f"{name}{end}" for name in INTERVALS for end in ("", " low", " high")),
     "corrected", "difference p", "equivalence margin", "equivalence p",
 ]  # fmt: skip
 
@@ -103,33 +103,35 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
             cells = [count for kind in row["confusion"] for count in kind]
             body.append(_line(table, row["reader"], [sum(cells), *cells], row))
         if table["mean"] is not None:
-            body.append(_line(table, "mean", [None] * 5, table["mean"]))
+            body.append(_line(table, f"(mean of {table['mean']['readers']})", [None] * 5, table["mean"]))
     return body
 
 
 def _line(table: Mapping[str, Any], who: str, counts: list[Any], found: Mapping[str, Any]) -> list[str]:
-    figures = [(found.get(name) or {}).get(end) for name in _FIGURES for end in ("value", "low", "high")]
+    figures = [(found.get(name) or {}).get(end) for name in INTERVALS for end in ("value", "low", "high")]
     same = found["equivalence"] or {"margin": None, "p": None}
     tests = [found.get("corrected"), found.get("difference"), same["margin"], same["p"]]
-    values = [table["stratum"], table["generator"] or ALL, who, *counts, *figures, *tests]
-    return ["" if value is None else str(value) for value in values]
+    return _as_text([table["stratum"], table["generator"] or ALL, who, *counts, *figures, *tests])
 
 
 def answer_rows(sheet: Sheet) -> tuple[list[str], list[list[str]]]:
-    """All answers with their truth as readers gave them, one a row."""
-    head = [
-        "reader", "place", "again", "stratum", "cell", "source", "other cell", "other source", "choice", "confidence",
-        "right", "seconds", "changes", "abnormality", "grade", "comment",
-    ]  # fmt: skip
+    """All answers with their truth as readers gave them, one a row; of a pair the cell on the left comes first."""
+    head = ["reader", "number", "again", "stratum", "cell", "source", "file"]
+    head += ["right cell", "right source", "right file"] if sheet.in_pairs else []
+    head += ["choice", "confidence", "signal chosen" if sheet.in_pairs else "correct", "seconds", "changes"]
     body = []
     for given in sheet.given:
-        item, answer = sheet.items[given.item], given.answer
-        values: list[Any] = [sheet.readers[given.reader], answer.position, given.again, item.stratum]
-        values += [item.cells[0], item.source, *item.cells[1:], *([item.other] if item.other else [None, None])]
-        values += [answer.content["choice"], answer.content.get("confidence"), given.right, f"{answer.seconds:.3f}"]
-        values += [answer.changes, *(answer.content.get(name) for name in ("abnormality", "grade"))]
-        body.append(["" if value is None else str(value) for value in [*values, _no_formula(answer.content)]])
-    return head, body
+        content, cells = given.answer.content, [(name, sheet.key["cells"][name]) for name in given.images]
+        values = [sheet.readers[given.reader], given.answer.position + 1, given.again, sheet.items[given.item].stratum]
+        values += [value for name, facts in cells for value in (name, facts["source"], facts.get("file_name"))]
+        values += [content["choice"], content.get("confidence"), given.right, f"{given.answer.seconds:.3f}"]
+        values += [given.answer.changes, content.get("abnormality"), content.get("grade"), _no_formula(content)]
+        body.append(_as_text(values))
+    return [*head, "abnormality", "grade", "comment"], body
+
+
+def _as_text(values: Sequence[Any]) -> list[str]:
+    return ["" if value is None else str(value) for value in values]
 
 
 def _no_formula(content: Mapping[str, Any]) -> str:
@@ -144,23 +146,22 @@ def _no_formula(content: Mapping[str, Any]) -> str:
 def readers_chart(record: Mapping[str, Any]) -> "Figure":
     """Balanced accuracy of each reader and of their mean in each table with its interval, and chance."""
     shown = [
-        (table, who, row["balanced_accuracy"])
+        (table, None if row is table["mean"] else row["reader"], row["balanced_accuracy"])
         for table in record["tables"]
-        for who, row in [*((row["reader"], row) for row in table["rows"]), ("mean", table["mean"])]
+        for row in [*table["rows"], table["mean"]]
         if row is not None and row["balanced_accuracy"] and row["balanced_accuracy"]["value"] is not None
     ]
     figure, axes = new_chart(7.0, 0.9 + 0.3 * len(shown))
     places = np.arange(len(shown))[::-1]
     names = [each["name"] for each in record["readers"]]
     for place, (_, who, found) in zip(places, shown, strict=True):
-        colour, mark = (INK, "D") if who == "mean" else (COLOURS[names.index(who) % len(COLOURS)], "o")
-        if found["low"] is not None:
-            axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
+        colour, mark = (INK, "D") if who is None else (COLOURS[names.index(who) % len(COLOURS)], "o")
+        axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
         axes.plot(found["value"], place, mark, color=colour, markersize=6)
     margin = record["margin"]
     axes.axvspan(0.5 - margin, 0.5 + margin, color=MUTED, alpha=0.15, linewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=":")
-    labels = [f"{shown_name(table)}: {who}" for table, who, _ in shown]
+    labels = [f"{shown_name(table)}: {who or 'mean'}" for table, who, _ in shown]
     axes.set_yticks(places, labels, fontsize=9, parse_math=False)
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlim(0, 1)
@@ -168,7 +169,7 @@ def readers_chart(record: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def roc_chart(sheet: Sheet) -> "Figure":
+def roc_chart(sheet: Sheet, words: Mapping[str, str]) -> "Figure":
     """The ROC curve of each reader's confidence."""
     figure, axes = new_chart(4.2, 4.0)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
@@ -180,10 +181,10 @@ def roc_chart(sheet: Sheet) -> "Figure":
         steps = np.cumsum(counts[:, ::-1], axis=1) / counts.sum(1, keepdims=True)
         hits, alarms = (np.concatenate([[0.0], each]) for each in steps)
         axes.plot(alarms, hits, "o-", color=COLOURS[row % len(COLOURS)], markersize=4, label=name)
-    axes.set_xlabel("synthetic cells called real" if not sheet.in_pairs else "called left, but right", fontsize=9)
-    axes.set_ylabel("real cells called real" if not sheet.in_pairs else "called left, and left", fontsize=9)
+    axes.set_xlabel(f"{words['noise']}, {words['called']}", fontsize=9, parse_math=False)
+    axes.set_ylabel(f"{words['signal']}, {words['called']}", fontsize=9, parse_math=False)
     axes.set_aspect("equal")
     if axes.get_legend_handles_labels()[1]:
-        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+        for text in axes.legend(fontsize=8, frameon=False, loc="lower right").get_texts():
             text.set_parse_math(False)
     return figure

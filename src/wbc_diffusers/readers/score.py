@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import combinations
 from math import sqrt
 from typing import Any
 
@@ -12,11 +13,17 @@ from scipy import stats
 from wbc_diffusers import __version__
 from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.readers import detection
-from wbc_diffusers.readers.agreement import cohens_kappa, draw_images, fleiss_kappa, with_interval
+from wbc_diffusers.readers.agreement import cohens_kappa, kappa_with_interval
 from wbc_diffusers.readers.answers import NONE, Item, Sheet
 from wbc_diffusers.readers.certainty import INTERVALS, Equivalence, equivalence, sees_difference, wilson
 from wbc_diffusers.readers.config import ALL, REAL
 from wbc_diffusers.readers.several import OverReaders, over_readers
+
+LEAST_SHARE = 0.5
+"""Who answered less of a study is not counted in means."""
+ONE_SIDED = 0.05
+"""Who gave one of two answers less often is not told to be at chance: it tells nothing of whether he can tell."""
+_SHARES = ("accuracy", "recall", "specificity")
 
 
 def score(sheet: Sheet) -> dict[str, Any]:
@@ -90,18 +97,43 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
     if generator is not None:
         chosen &= _of_generator(sheet, generator)
     answers, signal, strata = sheet.answers[:, chosen], sheet.signal[:, chosen], _strata(sheet)[chosen]
-    there = np.flatnonzero((answers != NONE).any(1))
-    rows = []
-    for row in there:
-        counts = detection.count_answers(answers[row], signal[row], sheet.levels)
-        rows.append({"reader": sheet.readers[row], **_row(counts, sheet, margin)})
-    table: dict[str, Any] = {"stratum": stratum, "generator": generator, "items": int(chosen.sum()), "rows": rows}
+    confounded = _is_confounded(sheet, chosen)
+    table: dict[str, Any] = {
+        "stratum": stratum, "generator": generator, "items": int(chosen.sum()), "confounded": confounded,
+    }  # fmt: skip
+    table["rows"] = [
+        {
+            "reader": sheet.readers[row],
+            **_row(detection.count_answers(answers[row], signal[row], sheet.levels), sheet, margin, confounded),
+        }
+        for row in np.flatnonzero((answers != NONE).any(1))
+    ]
+    there = counted_readers(sheet) & (answers != NONE).any(1)
     table["mean"] = None
-    if len(there) > 1:
-        drawn = over_readers(answers[there], signal[there], sheet.levels, _figures(sheet), strata)
-        table["mean"] = {name: _figure(found.interval, _factor(sheet, name)) for name, found in drawn.items()}
-        table["mean"]["equivalence"] = _told(drawn["balanced_accuracy"].equivalence(margin))
+    if there.sum() > 1:
+        found = over_readers(answers[there], signal[there], sheet.levels, _figures(sheet), strata)
+        told = {
+            name: None if confounded and name not in _SHARES else _figure(each.interval, _factor(sheet, name))
+            for name, each in found.items()
+        }
+        same = None if confounded else _told(found["balanced_accuracy"].equivalence(margin))
+        table["mean"] = {"readers": int(there.sum()), **told, "equivalence": same}
     return table
+
+
+def counted_readers(sheet: Sheet) -> NDArray[np.bool_]:
+    """Which readers are counted in means: who answered half of the study or more."""
+    return (sheet.answers != NONE).mean(1) >= LEAST_SHARE
+
+
+def _is_confounded(sheet: Sheet, chosen: NDArray[np.bool_]) -> bool:
+    """Whether strata differ in their share of real cells, so that a habit that goes by stratum looks like skill."""
+    if sheet.in_pairs:
+        return False
+    real = np.array([item.source == REAL for item in sheet.items])
+    strata = np.array([item.stratum for item in sheet.items])
+    shares = [real[chosen & (strata == stratum)].mean() for stratum in np.unique(strata[chosen])]
+    return bool(max(shares) - min(shares) > 0.05)
 
 
 def _of_generator(sheet: Sheet, generator: str) -> NDArray[np.bool_]:
@@ -132,21 +164,24 @@ def _factor(sheet: Sheet, figure: str) -> float:
     return 1 / sqrt(2) if sheet.in_pairs and figure == "d_prime" else 1.0
 
 
-def _row(counts: detection.Numbers, sheet: Sheet, margin: float) -> dict[str, Any]:
+def _row(counts: detection.Numbers, sheet: Sheet, margin: float, confounded: bool) -> dict[str, Any]:
     """The figures of one reader's counts (2, L); those of both kinds only if he answered both."""
     table = detection.confusion(counts).astype(int)
     signals, noise = (bool(number) for number in table.sum(1))
+    both = signals and noise and not confounded
     defined = {"accuracy": True, "recall": signals, "specificity": noise}
     figures = {
-        name: _figure(INTERVALS[name](counts), _factor(sheet, name)) if defined.get(name, signals and noise) else None
+        name: _figure(INTERVALS[name](counts), _factor(sheet, name)) if defined.get(name, both) else None
         for name in _figures(sheet)
     }
+    one_sided = bool(table.sum(0).min() < ONE_SIDED * table.sum())
     return {
         "confusion": table.tolist(),
         **figures,
         "corrected": bool(detection.is_corrected(counts)),
-        "difference": sees_difference(counts) if signals and noise else None,
-        "equivalence": _told(equivalence(counts, margin)) if signals and noise else None,
+        "one_sided": one_sided,
+        "difference": sees_difference(counts) if both else None,
+        "equivalence": _told(equivalence(counts, margin)) if both and not one_sided else None,
     }
 
 
@@ -161,7 +196,10 @@ def _reader(sheet: Sheet, row: int) -> dict[str, Any]:
     """How far a reader got, how long it took, and whether time or order went with being right."""
     given = sheet.answers[row] != NONE
     right, seconds, places = sheet.right[row][given] == 1, sheet.seconds[row][given], sheet.places[row][given]
-    told: dict[str, Any] = {"name": sheet.readers[row], "answered": int(given.sum()), "of": len(sheet.items)}
+    told: dict[str, Any] = {
+        "name": sheet.readers[row], "answered": int(given.sum()), "of": len(sheet.items),
+        "counted": bool(counted_readers(sheet)[row]),
+    }  # fmt: skip
     if not given.any():
         return told
     told["median_seconds"] = float(np.median(seconds))
@@ -195,11 +233,11 @@ def _missed(sheet: Sheet) -> list[dict[str, Any]]:
 
 
 def _comments(sheet: Sheet) -> list[dict[str, Any]]:
-    """What readers said, and of which cells."""
+    """What readers said, and of which cells, in the order that they saw."""
     return [
         {
             "reader": sheet.readers[given.reader], "stratum": sheet.items[given.item].stratum,
-            "sources": sources_of(sheet.items[given.item]), "cells": list(sheet.items[given.item].cells),
+            "sources": [sheet.key["cells"][name]["source"] for name in given.images], "cells": given.images,
             "right": given.right, "comment": given.answer.content["comment"],
         }
         for given in sheet.given
@@ -251,23 +289,24 @@ def _figure(found: Estimate, factor: float = 1.0) -> dict[str, float | None]:
 
 
 def _between(sheet: Sheet, answers: NDArray[np.int64], levels: int, *, graded: bool = False) -> dict[str, Any]:
-    """Agreement of all readers who answered anything, and of each two."""
+    """Agreement of each two readers who answered anything, and of all who are counted, with the number of images."""
     there = np.flatnonzero((answers != NONE).any(1))
-    readers, answers = [sheet.readers[row] for row in there], answers[there]
-    drawn = draw_images(answers.shape[1])
-    pairs = [(i, j) for i in range(len(readers)) for j in range(i + 1, len(readers))]
-    fleiss = with_interval(fleiss_kappa(answers, levels), fleiss_kappa(answers, levels, drawn)) if pairs else None
-    found = []
-    for i, j in pairs:
-        kappa, of_draws = (
-            cohens_kappa(answers[i], answers[j], levels, graded=graded, weights=weights) for weights in (None, drawn)
-        )
-        found.append({"readers": [readers[i], readers[j]], "kappa": _figure(with_interval(kappa, of_draws))})
-    return {"fleiss": None if fleiss is None else _figure(fleiss), "pairs": found}
+    pairs = [_kappa(sheet, answers, [int(i), int(j)], levels, graded=graded) for i, j in combinations(there, 2)]
+    counted = np.flatnonzero(counted_readers(sheet))
+    more = len(counted) > 2 and not graded
+    return {"fleiss": _kappa(sheet, answers, list(counted), levels) if more else None, "pairs": pairs}
+
+
+def _kappa(
+    sheet: Sheet, answers: NDArray[np.int64], rows: list[int], levels: int, *, graded: bool = False
+) -> dict[str, Any]:
+    found = kappa_with_interval(answers[rows], levels, graded=graded)
+    images = int((answers[rows] != NONE).all(0).sum())
+    return {"readers": [sheet.readers[row] for row in rows], "images": images, "kappa": _figure(found)}
 
 
 def _agreement(sheet: Sheet) -> dict[str, Any]:
-    """How far readers agree on what is real."""
+    """How far readers agree on what is real, of pairs on which cell."""
     return _between(sheet, sheet.called, 2)
 
 
@@ -301,15 +340,14 @@ def _abnormality(sheet: Sheet) -> dict[str, Any] | None:
     rows = []
     for row, name in enumerate(sheet.readers):
         for source, of_source in (("real", real), ("synthetic", ~real)):
-            there = of_source & (sheet.kinds[row] != NONE)
-            said, wanted = sheet.kinds[row][there], meant[there]
-            if len(said):
-                table = np.zeros((len(names), len(sheet.abnormalities)), int)
-                np.add.at(table, (wanted, said), 1)
-                same = asdict(wilson(int((said == wanted).sum()), len(said)))
-                rows.append({"reader": name, "cells": source, "table": table.tolist(), "as_meant": same})
+            for wanted in range(len(names)):
+                there = of_source & (sheet.kinds[row] != NONE) & (meant == wanted)
+                seen = np.bincount(sheet.kinds[row][there], minlength=len(sheet.abnormalities))
+                known = there.any() and wanted < len(sheet.abnormalities)
+                same = asdict(wilson(int(seen[wanted]), int(there.sum()))) if known else None
+                row_told = {"reader": name, "cells": source, "meant": names[wanted], "seen": seen.tolist()}
+                rows += [{**row_told, "as_meant": same}] if there.any() else []
     return {
-        "meant": names,
         "seen": sheet.abnormalities,
         "rows": rows,
         "agreement": _between(sheet, sheet.kinds, len(sheet.abnormalities)),
@@ -318,4 +356,4 @@ def _abnormality(sheet: Sheet) -> dict[str, Any] | None:
 
 
 def _intended(facts: Mapping[str, Any]) -> str:
-    return str(facts.get("abnormality") or "none")
+    return str(facts.get("abnormality") or "not known")

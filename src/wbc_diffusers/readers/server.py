@@ -41,6 +41,7 @@ class AnswerSent(BaseModel):
     """An answer as the page sends it; what is asked depends on the study, which checks it."""
 
     position: StrictInt
+    answered: StrictInt
     seconds: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
     choice: str = Field(max_length=40)
     confidence: StrictInt | None = None
@@ -119,8 +120,8 @@ def make_app(reading: Reading) -> FastAPI:
 
     @app.post("/api/answers")
     def answer(reader: known, sent: AnswerSent) -> dict[str, Any]:
-        content = sent.model_dump(exclude={"position", "seconds"}, exclude_none=True)
-        return reading.answer(reader, sent.position, content, sent.seconds)
+        content = sent.model_dump(exclude={"position", "answered", "seconds"}, exclude_none=True)
+        return reading.answer(reader, sent.position, content, sent.seconds, sent.answered)
 
     @app.post("/api/events")
     def event(reader: known, sent: EventSent) -> dict[str, Any]:

@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from wbc_diffusers.evaluation.intervals import LEVEL, Estimate, fewer, mean_of_drawn_rows, percentiles
+from wbc_diffusers.evaluation.intervals import LEVEL, Estimate
 from wbc_diffusers.readers import detection
 from wbc_diffusers.readers.certainty import INTERVALS, MARGIN, Equivalence, check_margin
 from wbc_diffusers.readers.detection import Numbers, count_answers
 
-REPLICATES = 2000
-LEAST_REPLICATES = 100
-"""Of fewer no interval is read."""
 _UNBOUNDED = ("d_prime", "criterion")
+_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 
 @dataclass(frozen=True)
@@ -24,26 +23,31 @@ class OverReaders:
 
     Attributes:
         value: The mean over the readers of whom it is defined, not a number if it is of none.
-        drawn: The same of each replicate (B,), but for those in which it is not defined.
+        below: Standard error of how far the truth may lie below.
+        above: The same above.
+        freedom: Degrees of freedom of Student's t, infinite where readers don't differ.
+        bounded: Whether it is a share.
     """
 
     value: float
-    drawn: Numbers
+    below: float
+    above: float
+    freedom: float
+    bounded: bool
 
     @property
     def interval(self) -> Estimate:
-        """The mean with its 95 % interval; bounds are no numbers where most replicates have no value."""
-        if len(self.drawn) < LEAST_REPLICATES:
-            return Estimate(self.value, float("nan"), float("nan"))
-        return percentiles(self.value, self.drawn)
+        """The mean with its 95 % interval."""
+        reach = float(stats.t.ppf(0.5 + LEVEL / 2, self.freedom))
+        low, high = self.value - reach * self.below, self.value + reach * self.above
+        return Estimate(self.value, max(low, 0.0), min(high, 1.0)) if self.bounded else Estimate(self.value, low, high)
 
     def equivalence(self, margin: float = MARGIN) -> Equivalence:
-        """Test that the mean is 0.5 for all practical purposes: the 90 % interval must lie within the margin."""
+        """Test that the mean is 0.5 for all practical purposes: two one-sided t tests (Schuirmann 1987)."""
         check_margin(margin)
-        if len(self.drawn) < LEAST_REPLICATES:
-            return Equivalence(margin, 1.0)
-        outside = max(np.mean(self.drawn <= 0.5 - margin), np.mean(self.drawn >= 0.5 + margin))
-        return Equivalence(margin, float((outside * len(self.drawn) + 1) / (len(self.drawn) + 1)))
+        sides = ((self.value - 0.5 + margin, self.below), (0.5 + margin - self.value, self.above))
+        far = min(gap / error if error else np.sign(gap) * inf for gap, error in sides)
+        return Equivalence(margin, float(stats.t.sf(far, self.freedom)))
 
 
 def over_readers(
@@ -52,18 +56,16 @@ def over_readers(
     levels: int,
     figures: Sequence[str],
     strata: NDArray[np.integer],
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
 ) -> dict[str, OverReaders]:
-    """The mean of each figure over readers, with replicates that draw readers and cells anew.
+    """The mean of each figure over readers, for other readers and other cells of the same strata.
 
-    Each replicate draws cells, the same for all readers, of each stratum as many as it has, and readers; one fewer than
-    there are, so that the variance of few is not too small (McCarthy and Snowden 1985). A reader whose table has an
-    empty cell has the same one empty in every draw, as if that were sure: his own interval is added to the scatter, for
-    all such readers at once, as if they had erred together. Where readers differ by chance alone, intervals are wider
-    than need be (Owen 2007). With one reader only the cells are drawn: the figure is of that reader alone.
-    docs/readers.md has what the intervals covered.
+    The variance is that of Obuchowski and Rockette (1995), the freedom Hillis's (2007): between readers the mean square
+    of their figures; between cells, which all readers saw, the covariance that leaving out one cell at a time gives
+    (jackknife). With one reader only cells vary: the figure is of that reader alone.
+
+    A reader whose table has an empty cell has the same one empty whatever is left out, as if that were sure: his own
+    interval is added, for all such readers at once, as if they had erred together. And no mean is surer than if all
+    readers' own errors were independent. docs/readers.md has what the intervals covered.
 
     Args:
         answers: Of each reader to each cell (R, N), as `count_answers` takes them.
@@ -71,48 +73,57 @@ def over_readers(
         levels: How many answers there are.
         figures: Names of `INTERVALS`.
         strata: Which stratum each cell is of (N,): real and synthetic ones are of different strata.
-        replicates: How many are drawn.
-        seed: Of the draws.
     """
     counts = count_answers(answers, signal, levels)
-    drawn = count_answers(answers, signal, levels, _draw_cells(strata, replicates, seed))
-    return {name: _mean(name, counts, drawn, seed) for name in figures}
+    left_out = count_answers(answers, signal, levels, 1 - np.eye(len(strata), dtype=np.int64))
+    return {name: _mean(name, counts, left_out, strata) for name in figures}
 
 
-def _mean(name: str, counts: Numbers, drawn: Numbers, seed: int) -> OverReaders:
-    """The mean of a figure of readers' counts (R, 2, L) and of those of each draw of cells (R, B, 2, L).
-
-    It is not defined for readers who answered no signal, or no noise, and in replicates that drew none.
-    """
+def _mean(name: str, counts: Numbers, left_out: Numbers, strata: NDArray[np.integer]) -> OverReaders:
+    """The mean of a figure of readers' counts (R, 2, L), given those without each cell (R, N, 2, L)."""
     measure = getattr(detection, name)
     values = measure(counts)
     there = ~np.isnan(values)
-    if not there.any():
-        return OverReaders(float("nan"), np.array([]))
-    means = mean_of_drawn_rows(measure(drawn[there]), [seed, 1])
-    means = means + _unseen(name, counts[there], len(means), seed)
-    means = means if name in _UNBOUNDED else np.clip(means, 0.0, 1.0)
-    return OverReaders(float(values[there].mean()), means[~np.isnan(means)])
-
-
-def _unseen(name: str, counts: Numbers, replicates: int, seed: int) -> Numbers:
-    """What no draw sees of the error of the mean (B,): that of readers whose table has an empty cell."""
-    rows = {"recall": slice(0, 1), "specificity": slice(1, 2)}.get(name, slice(0, 2))
-    empty = (detection.confusion(counts)[:, rows] == 0).any((1, 2))
-    own = [INTERVALS[name](each) for each in counts[empty]]
+    readers, bounded = int(there.sum()), name not in _UNBOUNDED
+    if not readers:
+        return OverReaders(nan, nan, nan, nan, bounded)
+    between = float(values[there].var(ddof=1)) if readers > 1 else 0.0
+    shared = _shared_error(measure(left_out[there]), strata)
+    own = [INTERVALS[name](each) for each in counts[there]]
+    empty = _has_empty_cell(name, counts[there])
+    freedom = (between + readers * shared) ** 2 / (between**2 / (readers - 1)) if between else inf
     below, above = (
-        sum(reach) / len(counts) for reach in ([e.value - e.low for e in own], [e.high - e.value for e in own])
+        _error(between / readers + shared, np.array(reaches) / _Z, empty)
+        for reaches in ([each.value - each.low for each in own], [each.high - each.value for each in own])
     )
-    scatter = np.random.default_rng([seed, 2]).standard_normal(replicates) / stats.norm.ppf(0.5 + LEVEL / 2)
-    return np.where(scatter < 0, below, above) * scatter
+    return OverReaders(float(values[there].mean()), below, above, freedom, bounded)
 
 
-def _draw_cells(strata: NDArray[np.integer], replicates: int, seed: int) -> NDArray[np.int64]:
-    """How often each cell is drawn (N, B), with repetition, of each stratum one fewer than there are."""
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((len(strata), replicates), np.int64)
+def _error(seen: float, own: Numbers, empty: NDArray[np.bool_]) -> float:
+    """Standard error of a mean of readers, of the variance that is seen and of the readers' own errors (R,)."""
+    unseen = own[empty].sum() / len(own)
+    return sqrt(max(seen + unseen**2, (own**2).sum() / len(own) ** 2))
+
+
+def _shared_error(values: Numbers, strata: NDArray[np.integer]) -> float:
+    """The covariance of two readers' figures, which comes of cells that both saw; of one reader the variance.
+
+    By the jackknife within strata, of the figures (R, N) without each cell.
+    """
+    scatter = np.zeros((len(values), len(values)))
     for stratum in np.unique(strata):
-        places = np.flatnonzero(strata == stratum)
-        shares = np.full(len(places), 1 / len(places))
-        drawn[places] = rng.multinomial(fewer(len(places)), shares, size=replicates).T
-    return drawn
+        of_it = values[:, strata == stratum]
+        of_it = of_it[:, ~np.isnan(of_it).any(0)]
+        if (count := of_it.shape[1]) > 1:
+            apart = of_it - of_it.mean(1, keepdims=True)
+            scatter += (count - 1) / count * (apart @ apart.T)
+    if len(values) == 1:
+        return float(scatter[0, 0])
+    pairs = ~np.eye(len(values), dtype=bool)
+    return max(float(scatter[pairs].mean()), 0.0)
+
+
+def _has_empty_cell(name: str, counts: Numbers) -> NDArray[np.bool_]:
+    """Of which readers the jackknife sees too little, since they never erred in one way, or always."""
+    rows = {"recall": slice(0, 1), "specificity": slice(1, 2)}.get(name, slice(0, 2))
+    return np.asarray((detection.confusion(counts)[:, rows] == 0).any((1, 2)))

@@ -47,29 +47,35 @@ class Store:
     Args:
         path: The file; it is made if it is not there.
         study: The study's id; a file of another study is refused.
+        read_only: Whether nothing will be written, as for scoring; the file must be there then.
 
     Raises:
         ValueError: If the file is of another study, or no file of answers.
         OSError: If it can't be written.
     """
 
-    def __init__(self, path: Path, study: str) -> None:
+    def __init__(self, path: Path, study: str, *, read_only: bool = False) -> None:
         self._lock = threading.Lock()
         try:
-            self._open = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._open.execute("PRAGMA journal_mode=DELETE")  # one file holds all, so that a copy of it is whole
-            self._open.execute("PRAGMA synchronous=FULL")  # on the disk, not only handed to the system
-            self._open.executescript(_TABLES)
-            with self._writing():
-                if not self._open.execute("SELECT id FROM study").fetchall():
-                    self._open.execute("INSERT INTO study VALUES (?)", (study,))
-                (theirs,) = self._open.execute("SELECT id FROM study").fetchone()
+            place = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            self._open = sqlite3.connect(place, uri=True, check_same_thread=False, isolation_level=None)
+            if not read_only:
+                self._prepare(study)
+            (theirs,) = self._open.execute("SELECT id FROM study").fetchone()
         except sqlite3.OperationalError as error:
             raise OSError(f"The answers {path} can't be opened: {error}.") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path} holds no answers: {error}. Move it away, or bring back the right one.") from error
         if theirs != study:
             raise ValueError(f"{path} holds the answers of another study: give each study a folder of its own.")
+
+    def _prepare(self, study: str) -> None:
+        self._open.execute("PRAGMA journal_mode=DELETE")  # one file holds all once the server has stopped
+        self._open.execute("PRAGMA synchronous=EXTRA")  # on the disk, and so is that the journal is gone
+        self._open.executescript(_TABLES)
+        with self._writing():
+            if not self._open.execute("SELECT id FROM study").fetchall():
+                self._open.execute("INSERT INTO study VALUES (?)", (study,))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,7 +1,10 @@
 """What a reader study found, and how it was done, in words."""
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import Any
+
+from scipy import stats
 
 from wbc_diffusers.pages.tables import half_up, p_value
 from wbc_diffusers.readers.certainty import ALPHA
@@ -9,6 +12,8 @@ from wbc_diffusers.readers.config import ALL
 
 FEW = 3
 """Of fewer readers no interval says much of others."""
+NOTABLE = 0.03
+"""Of an accuracy, what a habit costs and is told."""
 
 
 def with_interval(found: Mapping[str, float | None] | None, digits: int = 2) -> str:
@@ -21,19 +26,21 @@ def with_interval(found: Mapping[str, float | None] | None, digits: int = 2) -> 
 
 
 def terms(record: Mapping[str, Any]) -> dict[str, str]:
-    """How signals and noise, and the figures of them, are called."""
+    """How signals and noise, answers and the figures of them, are called."""
     if record["question"] == "real_or_synthetic":
         return {
             "signal": "real", "noise": "synthetic", "called": "called real", "not": "called synthetic",
-            "accuracy": "accuracy", "recall": "recall", "specificity": "specificity",
-            "balanced_accuracy": "balanced accuracy",
+            "right": "right", "wrong": "wrong", "accuracy": "accuracy", "recall": "recall",
+            "specificity": "specificity", "balanced_accuracy": "balanced accuracy",
         }  # fmt: skip
-    first, right = (record["between"][0], f"chose {record['between'][0]}") if record["between"] else ("real", "right")
+    first, second = record["between"] or ("real", "")
+    right, wrong = (f"chose {first}", f"chose {second}") if record["between"] else ("right", "wrong")
     return {
         "signal": f"{first} on the left", "noise": f"{first} on the right", "called": "chose left",
-        "not": "chose right", "accuracy": f"share that {right}" if record["between"] else "accuracy",
+        "not": "chose right", "right": right, "wrong": wrong,
+        "accuracy": f"share that {right}" if record["between"] else "accuracy",
         "recall": f"{right} if on the left", "specificity": f"{right} if on the right",
-        "balanced_accuracy": f"{right}, sides alike",
+        "balanced_accuracy": f"{right}, mean of both sides",
     }  # fmt: skip
 
 
@@ -42,33 +49,53 @@ def terms(record: Mapping[str, Any]) -> dict[str, str]:
 
 def findings(record: Mapping[str, Any]) -> list[str]:
     """What a study found, in sentences: of the readers together, of each, and of the generators."""
-    table = record["tables"][0]
-    mean = table["mean"]
-    there = mean is not None and mean["balanced_accuracy"]["value"] is not None
-    told = [_of_mean(record, mean, len(table["rows"]))] if there else []
-    if len(table["rows"]) == 1:
-        told.append("One reader answered: all figures are of that reader alone, and say nothing of others.")
-    elif len(table["rows"]) < FEW:
-        told.append("Of two readers no interval says much of others: ask three or more.")
-    unfinished = [each for each in record["readers"] if 0 < each["answered"] < each["of"]]
-    told += [f"{each['name']} has answered {each['answered']} of {each['of']} so far." for each in unfinished]
-    told += [_of_reader(record, row) for row in table["rows"]]
+    whole = record["tables"][0]
+    strata = [table for table in record["tables"] if table["stratum"] != ALL]
+    told, tables = [], strata if whole["confounded"] else [whole]
+    if whole["confounded"]:
+        told.append(
+            "Strata differ in their share of real cells, so that a habit that goes by stratum would look like skill in "
+            "all cells together: each stratum is told by itself."
+        )
+    for table in tables:
+        about = "" if table is whole else f"{shown_name(table)}: "
+        told += [f"{about}{line}" for line in _of_mean(record, table["mean"])]
+    told += _who(record, len(whole["rows"]))
+    for table in tables:
+        about = "" if table is whole else f"{shown_name(table)}: "
+        told += [f"{about}{_of_reader(record, row)}" for row in table["rows"]]
     for each in record["generators"]:
         told.append(f"Cells of {each['generator']} were taken for real in {with_interval(each['taken_for_real'])}.")
     return told
 
 
-def _of_mean(record: Mapping[str, Any], mean: Mapping[str, Any], readers: int) -> str:
+def _who(record: Mapping[str, Any], answered: int) -> list[str]:
+    """How many readers there are, and how far they got."""
+    told = []
+    if answered == 1:
+        told.append("One reader answered: all figures are of that reader alone, and say nothing of others.")
+    elif answered < FEW:
+        told.append("Of two readers no interval says much of others: ask three or more.")
+    for each in record["readers"]:
+        if 0 < each["answered"] < each["of"]:
+            out = "" if each["counted"] else ", and is not counted in means"
+            told.append(f"{each['name']} has answered {each['answered']} of {each['of']} so far{out}.")
+    return told
+
+
+def _of_mean(record: Mapping[str, Any], mean: Mapping[str, Any] | None) -> list[str]:
+    if mean is None or mean["balanced_accuracy"] is None or mean["balanced_accuracy"]["value"] is None:
+        return []
     share, same = mean["balanced_accuracy"], mean["equivalence"]
     what = "share that chose " + record["between"][0] if record["between"] else "balanced accuracy"
-    near = f"within ± {same['margin']:g} of {'one half' if record['between'] else 'chance'}"
+    near = f"within ± {same['margin']:g} of one half"
     shown = f"{near} ({_p(same['p'])})"
-    if share["low"] is not None and (share["low"] > 0.5 or share["high"] < 0.5):
+    if share["low"] > 0.5 or share["high"] < 0.5:
         verdict = _away(record, above=share["low"] > 0.5) + (f", though {shown}" if same["shown"] else "")
     else:
         verdict = shown if same["shown"] else f"neither told apart from one half nor shown to be {near}"
     d_prime = "" if record["between"] else f" Their mean d' is {with_interval(mean['d_prime'])}."
-    return f"The mean {what} of {readers} readers is {with_interval(share)}: {verdict}.{d_prime}"
+    return [f"The mean {what} of {mean['readers']} readers is {with_interval(share)}: {verdict}.{d_prime}"]
 
 
 def _away(record: Mapping[str, Any], *, above: bool) -> str:
@@ -80,34 +107,43 @@ def _away(record: Mapping[str, Any], *, above: bool) -> str:
 
 
 def _of_reader(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    counted = sum(map(sum, row["confusion"]))
+    (hits, misses), (alarms, rejected) = row["confusion"]
+    counted, share = hits + misses + alarms + rejected, row["accuracy"]
     did = f"chose {record['between'][0]}" if record["between"] else "was right"
-    told = f"{row['reader']} {did} in {with_interval(row['accuracy'])} of {counted} answers"
+    low, high = half_up(share["low"]), half_up(share["high"])
+    told = f"{row['reader']} {did} in {hits + rejected} of {counted} answers"
+    told += f" ({half_up(share['value'])}; {low} to {high})"
     if row["difference"] is None:
         return f"{told}, all of one kind so far: that says nothing yet."
-    balanced, same = row["balanced_accuracy"], row["equivalence"]
-    if half_up(balanced["value"]) != half_up(row["accuracy"]["value"]):
-        told += f", of both kinds alike in {with_interval(balanced)}"
+    if half_up(row["balanced_accuracy"]["value"]) != half_up(share["value"]):
+        told += f", with both kinds weighing alike {with_interval(row['balanced_accuracy'])}"
+    same = row["equivalence"]
+    near = "" if same is None else f"within ± {same['margin']:g} of one half"
     if row["difference"] < ALPHA:
-        return f"{told}: {_seen(record, row)}"
+        within = f", though {near} ({_p(same['p'])})" if same is not None and same["shown"] else ""
+        return f"{told}: {_seen(record, row)}{within}."
+    if row["one_sided"]:
+        most, words = max(hits + alarms, misses + rejected), terms(record)
+        side = words["called"] if hits + alarms == most else words["not"]
+        return f"{told}, and {side} in {most}: that tells nothing of whether a difference can be seen."
     if same["shown"]:
-        return f"{told}: as good as chance within ± {same['margin']:g} ({_p(same['p'])})."
-    return (
-        f"{told}: neither a difference is shown ({_p(row['difference'])}) nor that it is within ± {same['margin']:g} "
-        "of one half."
-    )
+        return f"{told}: as good as chance, {near} ({_p(same['p'])})."
+    return f"{told}: no difference is shown ({_p(row['difference'])}), nor that it is {near}."
 
 
 def _seen(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """That a reader saw a difference, how large it is, and what hid it."""
-    above, p = row["d_prime"]["value"] > 0, _p(row["difference"])
+    d_prime, p = row["d_prime"]["value"], _p(row["difference"])
     if record["between"]:
-        return f"{_away(record, above=above)} ({p})."
-    way = "saw a difference" if above else "saw a difference, and took it the wrong way round"
-    habit = row["criterion"]["value"]
-    side = terms(record)["signal" if habit < 0 else "noise"]
-    hidden = f", though the habit of answering {side!r} hides some of it" if abs(habit) > 0.5 else ""
-    return f"{way} ({p}); d' is {with_interval(row['d_prime'])}{hidden}."
+        return f"{_away(record, above=d_prime > 0)} ({p})"
+    way = "saw a difference" if d_prime > 0 else "saw a difference, and took it the wrong way round"
+    # Whoever has no habit of answering is right so often.
+    hidden = stats.norm.cdf(d_prime / 2 * (sqrt(2) if record["question"] == "which_is_real" else 1))
+    told = f"{way} ({p}); d' is {with_interval(row['d_prime'])}"
+    if row["corrected"] or hidden - row["accuracy"]["value"] < NOTABLE:
+        return told
+    side = terms(record)["signal" if row["criterion"]["value"] < 0 else "noise"]
+    return f"{told}, though the habit of answering {side!r} hides some of it"
 
 
 def _p(p: float) -> str:
@@ -136,22 +172,14 @@ def _design(record: Mapping[str, Any]) -> list[str]:
     )  # fmt: skip
     rated = f", with a confidence of {record['confidences']} steps" if record["confidences"] > 1 else ""
     sentences = [
-        f"{len(readers)} reader{'' if len(readers) == 1 else 's'} judged {record['tables'][0]['items']} {what}, drawn "
-        f"at random: {_numbers(record)}",
+        f"{len(readers)} reader{'' if len(readers) == 1 else 's'} were shown {record['tables'][0]['items']} {what}, "
+        f"drawn at random: {_numbers(record)}".replace("1 reader were", "1 reader was"),
         f"They said {asked}{rated}",
         "Each had a random order, in a browser and without a limit of time, and could enlarge cells and change their "
         "brightness",
     ]
-    if stopped:
-        few, most = min(stopped), max(stopped)
-        sentences.append(
-            f"{len(stopped)} did not finish and {'is' if len(stopped) == 1 else 'are'} counted with the "
-            f"{few if few == most else f'{few} to {most}'} answers that there are"
-        )
     if settings["practice"]:
-        sentences.append(
-            f"Before that, {settings['practice']} further {what} were shown with their truth, and not counted"
-        )
+        sentences.append(f"First {settings['practice']} other {what} were shown with their truth, and not counted")
     if settings["repeats"]:
         sentences.append(f"{settings['repeats']} came again in the last third; the first answer counts")
     if settings["abnormalities"]:
@@ -159,7 +187,14 @@ def _design(record: Mapping[str, Any]) -> list[str]:
         sentences.append(f"They also said whether a cell showed {named} or none of these, and the grade")
     if settings["jpeg_quality"]:
         sentences.append(f"All images had been compressed by JPEG alike, at quality {settings['jpeg_quality']}")
-    return [*sentences, "They came without metadata, in files of one form and size"]
+    sentences.append("Images came without metadata, in files of one form and size")
+    if stopped:
+        few, most = min(stopped), max(stopped)
+        sentences.append(
+            f"{len(stopped)} did not finish and gave {few if few == most else f'{few} to {most}'} answers; who gave "
+            "less than half is not counted in means"
+        )
+    return sentences
 
 
 def _numbers(record: Mapping[str, Any]) -> str:
@@ -176,9 +211,10 @@ def _analysis(record: Mapping[str, Any]) -> list[str]:
     pairs, called = record["question"] == "which_is_real", terms(record)
     rates = "z(hit rate) - z(false alarm rate)"
     signal = f"pairs with {called['signal']}" if pairs else "real cells"
+    shares = "the shares" if pairs else "accuracy, recall and specificity"
     sentences = [
-        f"With {signal} as the positive class, accuracy, recall and specificity have Wilson's 95 % intervals, and the "
-        "balanced accuracy Newcombe's",
+        f"With {signal} as the positive class, {shares} have Wilson's 95 % intervals, and the mean of both kinds "
+        "(balanced accuracy) Newcombe's",
         f"Sensitivity is d' = {f'({rates}) / √2' if pairs else rates} and bias the criterion c, after the log-linear "
         "correction where a cell of the confusion matrix was empty, with intervals from the rates' Jeffreys intervals "
         "(MOVER)",
@@ -188,8 +224,15 @@ def _analysis(record: Mapping[str, Any]) -> list[str]:
     if record["confidences"] > 1:
         sentences.append("The area under the ROC curve is that of the rated confidence, with Newcombe's score interval")
     if record["tables"][0]["mean"] is not None:
-        sentences.append("Means over readers have 95 % intervals by a bootstrap that draws readers and cells")
-        sentences.append("Agreement is Cohen's kappa of each two readers, and Fleiss's of all")
+        sentences.append(
+            "Means over readers, and differences between generators, have 95 % intervals, and means two one-sided t "
+            "tests, by Obuchowski and Rockette's variance of readers and cells with Hillis's degrees of freedom, to "
+            "which the intervals of readers who never erred in one way were added"
+        )
+    if record["agreement"]["pairs"]:
+        sentences.append("Agreement is Cohen's kappa of two readers, and Fleiss's of more, by a Bayesian bootstrap")
+    sentences.append("Time was compared by Mann and Whitney's test, and the halves of the study by Fisher's exact test")
+    sentences.append("No p value is corrected for how many there are")
     return [*sentences, f"Analysed with wbc-diffusers {record['version']}"]
 
 

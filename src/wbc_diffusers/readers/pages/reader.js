@@ -26,14 +26,21 @@ const filled = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[
 async function insist(path, body) {
   for (let pause = 300; ; pause = Math.min(2 * pause, 5000)) {
     try {
-      return await askJSON(path, body);
+      const answer = await askJSON(path, body);
+      trouble("");
+      return answer;
     } catch (error) {
       const hopeless = error instanceof Refused && error.status < 500 && error.status !== 429;
       if (hopeless) throw error;
-      $("trouble").textContent = texts.lost;
+      trouble(texts.lost);
       await sleep(pause);
     }
   }
+}
+
+// Say what is wrong where the reader looks: beside the questions, or under a text to read.
+function trouble(what) {
+  $("trouble").textContent = $("message-trouble").textContent = what;
 }
 
 // Time that the reader looks: from when the images show, while the page is in front and not paused.
@@ -61,6 +68,13 @@ function tell(heading, paragraphs, button, action, extra) {
   $("message-button").textContent = button || "";
   $("message-button").onclick = action;
   (button ? $("message-button") : $("message-heading")).focus();
+}
+
+function instructions() {
+  const told = [study.instructions];
+  if (study.abnormalities.length) told.push(texts.abnormality_told);
+  if (study.practice) told.push(filled(texts.practice_told, { number: study.practice }));
+  return told;
 }
 
 function keysTold() {
@@ -214,7 +228,7 @@ async function fetchImages(position, number) {
         return image;
       } catch (error) {
         if (error instanceof Refused && error.status < 500 && error.status !== 429) throw error;
-        $("trouble").textContent = texts.lost;
+        trouble(texts.lost);
         await sleep(pause);
       }
     }
@@ -281,7 +295,7 @@ async function submit() {
   }
   await alone(async () => {
     $("trouble").textContent = texts.saving;
-    const next = await insist("api/answers", { position: state.position, seconds: watch.stop(), ...answer });
+    const next = await insist("api/answers", { position: state.position, answered: state.answered, seconds: watch.stop(), ...answer });
     if (next.truth) giveTruth(next, answer.choice);
     else await show(next);
   });
@@ -381,13 +395,13 @@ async function start() {
   const begin = () => alone(async () => show(await insist("api/state")));
   const first = await insist("api/events", { kind: "opened" });
   if (first.phase === "consent") {
-    return tell(texts.consent_heading, [study.consent], texts.agree, async () => {
+    return tell(texts.consent_heading, [study.consent], texts.agree, () => alone(async () => {
       await insist("api/events", { kind: "consented" });
-      tell(texts.instructions_heading, [study.instructions], texts.begin, begin, keysTold());
-    });
+      tell(texts.instructions_heading, instructions(), texts.begin, begin, keysTold());
+    }));
   }
   if (first.phase === "done") return show(first);
-  tell(texts.instructions_heading, [study.instructions], first.begun ? texts.resume : texts.begin, begin, keysTold());
+  tell(texts.instructions_heading, instructions(), first.begun ? texts.resume : texts.begin, begin, keysTold());
 }
 
 start();

@@ -6,7 +6,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters
 from statsmodels.stats.inter_rater import fleiss_kappa as theirs
 
-from wbc_diffusers.readers.agreement import cohens_kappa, draw_images, fleiss_kappa, with_interval
+from wbc_diffusers.readers.agreement import cohens_kappa, fleiss_kappa, kappa_with_interval
 
 
 def some_answers(levels: int, readers: int = 4, images: int = 80) -> np.ndarray:
@@ -56,14 +56,43 @@ def test_a_weight_counts_an_image_so_often(graded: bool) -> None:
         assert fleiss_kappa(answers, 3, weights)[draw] == pytest.approx(fleiss_kappa(repeated, 3)[0])
 
 
-def test_the_interval_holds_the_kappa_of_many_images_in_most_simulated_studies() -> None:
+@pytest.mark.parametrize(
+    ("readers", "images", "differ"),
+    [(2, 20, 0.02), (2, 40, 0.02), (2, 40, 0.1), (2, 100, 0.3), (3, 40, 0.1), (4, 80, 0.5)],
+)
+def test_the_interval_holds_the_kappa_of_many_images_in_most_simulated_studies(
+    readers: int, images: int, differ: float
+) -> None:
     rng = np.random.default_rng(0)
 
-    def draw(images: int) -> np.ndarray:
-        common = rng.integers(0, 2, images)
-        return np.where(rng.random((3, images)) < 0.5, common, rng.integers(0, 2, (3, images)))
+    def draw(count: int) -> np.ndarray:
+        common = rng.integers(0, 2, count)
+        return np.where(rng.random((readers, count)) < differ / 2, 1 - common, common)
 
-    truth = fleiss_kappa(draw(200_000), 2)[0]
-    studies = [(draw(80), draw_images(80, replicates=200, seed=i)) for i in range(120)]
-    found = [with_interval(fleiss_kappa(answers, 2), fleiss_kappa(answers, 2, drawn)) for answers, drawn in studies]
-    assert 0.88 <= np.mean([one.low <= truth <= one.high for one in found]) <= 1.0
+    many = draw(200_000)
+    truth = (cohens_kappa(many[0], many[1], 2) if readers == 2 else fleiss_kappa(many, 2))[0]
+    found = [kappa_with_interval(draw(images), 2, seed=study) for study in range(150)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.88
+    assert min(one.high - one.low for one in found) > 0.05
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_readers_who_always_agreed_are_not_sure_to(levels: int) -> None:
+    same = np.tile(np.arange(8) % levels, (3, 1))
+    for answers in (same[:2], same):
+        found = kappa_with_interval(answers, levels)
+        assert (found.value, found.high) == (1.0, 1.0)
+        assert found.low < 0.95
+    against = kappa_with_interval(np.stack([np.arange(8) % 2, 1 - np.arange(8) % 2]), 2)
+    assert against.low <= against.value == -1.0
+    assert against.high > -0.95
+    assert np.isnan([kappa_with_interval(np.ones((2, 5), int), 2).value, kappa_with_interval(-same, 2).low]).all()
+
+
+def test_the_kappa_with_interval_is_the_one_without_and_leaves_out_what_not_all_answered() -> None:
+    answers = some_answers(3)
+    answers[2, :30] = -1
+    assert kappa_with_interval(answers, 3).value == pytest.approx(fleiss_kappa(answers[:, 30:], 3)[0])
+    graded = kappa_with_interval(answers[:2], 3, graded=True)
+    assert graded.value == pytest.approx(cohens_kappa(answers[0], answers[1], 3, graded=True)[0])
+    assert graded.low < graded.value < graded.high

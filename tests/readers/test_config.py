@@ -60,6 +60,7 @@ def test_a_study_is_read_and_written_as_it_was(tmp_path: Path) -> None:
         ({"strata": {"": SOURCES}}, "must be a text"),
         ({"strata": {"n": {**SOURCES, False: SOURCES["ddim"]}}}, "a source called False"),
         ({"strata": {"n": {**SOURCES, "all": SOURCES["ddim"]}}}, "a source called 'all'"),
+        ({"strata": {"n": {"Real": SOURCES["real"], **WITHOUT_REAL}}}, "a source called 'Real'; real cells are called"),
         ({"strata": {"=n": SOURCES}}, "The stratum '=n' has a name that spreadsheets take for a formula"),
         ({"strata": {"n": {**SOURCES, "@gan": SOURCES["ddim"]}}}, "The source '@gan' has a name"),
         (

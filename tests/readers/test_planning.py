@@ -12,9 +12,12 @@ from wbc_diffusers.readers.certainty import equivalence
 from wbc_diffusers.readers.planning import (
     answers_for_equivalence,
     answers_for_width,
-    cells_for_error,
+    cells_for_equivalence,
+    cells_for_width,
     error_for_equivalence,
+    error_of_mean,
 )
+from wbc_diffusers.readers.several import over_readers
 
 
 def half_width(count: int, share: float) -> float:
@@ -52,24 +55,43 @@ def test_the_thesiss_hundred_answers_could_not_have_shown_it() -> None:
     assert answers_for_equivalence(0.1, 0.8) > 200
 
 
-def test_cells_for_several_readers_give_the_standard_error_of_simulated_studies() -> None:
-    readers, scatter, shared, error = 4, 0.05, 0.3, 0.04
-    cells = cells_for_error(error, readers, scatter, shared)
-    assert cells is not None
+def at_chance(rng: np.random.Generator, readers: int, cells: int, scatter: float, shared: float) -> np.ndarray:
+    """Which answers of readers at chance are right (R, N)."""
+    share = np.clip(0.5 + scatter * rng.standard_normal((readers, 1)), 0, 1)
+    # With a chance of the root of their correlation, readers give the answer that the cell gives to all of them.
+    common = rng.random((readers, cells)) < np.sqrt(shared)
+    return np.where(common, rng.random(cells), rng.random((readers, cells))) < share
+
+
+def test_the_error_of_a_mean_is_that_of_simulated_studies() -> None:
     rng = np.random.default_rng(0)
-    means = []
-    for _ in range(3000):
-        share = np.clip(0.5 + scatter * rng.standard_normal((readers, 1)), 0, 1)
-        # With a chance of the root of their correlation, readers give the answer that the cell gives to all of them.
-        common = rng.random((readers, cells)) < np.sqrt(shared)
-        of_cell = rng.random(cells)
-        means.append((np.where(common, of_cell, rng.random((readers, cells))) < share).mean())
-    assert np.std(means) == pytest.approx(error, rel=0.06)
+    means = [at_chance(rng, 4, 60, 0.05, 0.3).mean() for _ in range(3000)]
+    assert np.std(means) == pytest.approx(error_of_mean(np.array(60.0), 4, 0.05, 0.3)[0], rel=0.06)
+
+
+def test_so_many_cells_give_the_interval_and_the_power_of_the_score_itself() -> None:
+    rng, widths, shown = np.random.default_rng(0), [], 0.0
+    for cells in (cells_for_width(0.1, 5), cells_for_equivalence(0.1, 0.8, 5)):
+        assert cells is not None
+        signal = np.arange(cells) % 2 == 0
+        for _ in range(120):
+            answers = (at_chance(rng, 5, cells, 0.05, 0.3) == signal).astype(int)
+            found = over_readers(answers, signal, 2, ["balanced_accuracy"], signal.astype(int))["balanced_accuracy"]
+            if cells == cells_for_width(0.1, 5):
+                widths.append(found.interval.high - found.interval.low)
+            else:
+                shown += found.equivalence(0.1).shown / 120
+    assert np.median(widths) / 2 == pytest.approx(0.1, rel=0.12)
+    assert shown == pytest.approx(0.8, abs=0.1)
 
 
 def test_no_number_of_cells_makes_up_for_too_few_readers() -> None:
-    assert cells_for_error(0.02, 2, scatter=0.05) is None
-    assert cells_for_error(0.02, 12, scatter=0.05) is not None
+    assert cells_for_width(0.05, 2) is None
+    assert cells_for_equivalence(0.1, 0.8, 3) is None
+    more = [cells_for_equivalence(0.1, 0.8, readers) for readers in (5, 8, 20)]
+    assert more == sorted(more, reverse=True, key=lambda cells: cells or 0)
+    with pytest.raises(ValueError, match=r"a scatter of -0\.1 and a correlation"):
+        cells_for_width(0.1, 3, scatter=-0.1)
 
 
 @pytest.mark.parametrize("call", [lambda: answers_for_width(0.5), lambda: error_for_equivalence(0.1, 1.0),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tests.readers.conftest import STRATA, Built, thesis_strata
+from tests.readers.conftest import STRATA, Built, thesis_strata, write_source
 from wbc_diffusers.pages.tables import half_up
 from wbc_diffusers.readers.answers import read_sheet
+from wbc_diffusers.readers.certainty import INTERVALS
 from wbc_diffusers.readers.config import ReaderStudy
 from wbc_diffusers.readers.folder import KEY_NAME
 from wbc_diffusers.readers.reading import Reading
@@ -114,7 +115,7 @@ def test_the_expert_saw_a_difference_though_accuracy_hides_it(thesis: dict[str, 
 def test_the_page_and_tables_hold_the_figures(thesis: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = next(tmp_path_factory.getbasetemp().glob("thesis*/score"))
     page = (folder / "index.html").read_text()
-    assert "0.64 (0.54 to 0.73)" in page
+    assert "(0.64; 0.54 to 0.73)" in page
     assert "1.28" in page
     assert json.loads((folder / "score.json").read_text()) == thesis
     assert (folder / "table.csv").read_text().count("\n") == 1 + 4 * 3
@@ -175,7 +176,7 @@ def test_pairs_of_two_generators_give_the_share_that_prefers_the_first(
     assert len(record["tables"]) == 1
     assert record["missed"] == record["generators"] == []
     told = " ".join(findings(record))
-    assert "Reader 1 chose ddim in 1.00 (0.51 to 1.00) of 4 answers: neither a difference is shown" in told
+    assert "Reader 1 chose ddim in 4 of 4 answers (1.00; 0.51 to 1.00): no difference is shown" in told
     assert "right" not in told
     page = (tmp_path / "score" / "index.html").read_text()
     assert "share that chose ddim" in page
@@ -190,7 +191,7 @@ def test_two_generators_that_many_pairs_tell_apart_are_told_which_looks_more_rea
     built = build(question="which_is_real", strata={"cells": {"ddim": strata["ddim"], "gan": strata["real"]}})
     answer_all(built, "anna", lambda facts, _: {"choice": "left" if facts[0]["source"] == "gan" else "right"})
     told = " ".join(findings(score(read_sheet(built.folder, built.key))))
-    assert "chose ddim in 0.00 (0.00 to 0.16) of 20 answers: gan looks more real than ddim (p < 0.001)." in told
+    assert "chose ddim in 0 of 20 answers (0.00; 0.00 to 0.16): gan looks more real than ddim (p < 0.001)." in told
 
 
 def test_generators_are_compared_by_how_often_they_are_taken_for_real(
@@ -245,12 +246,6 @@ CHOICES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
     "always real": lambda facts: "real",
     "always synthetic": lambda facts: "synthetic",
 }
-VERDICTS = {
-    "perfect": ["better than chance", "Reader 1 was right in 1.00 (0.91 to 1.00) of 40 answers: saw a difference (p <"],
-    "always wrong": ["worse than chance, so a difference is seen", "took it the wrong way round"],
-    "always real": ["as good as", "neither told apart", "neither a difference is shown", "within ±"],
-    "always synthetic": ["as good as", "neither told apart", "neither a difference is shown", "within ±"],
-}
 
 
 @pytest.mark.parametrize("reader", CHOICES)
@@ -260,18 +255,63 @@ def test_verdicts_are_what_the_answers_show(build: Callable[..., Built], real: P
         answer_all(built, name, lambda facts, _: {"choice": CHOICES[reader](facts)})
     record = score(read_sheet(built.folder, built.key))
     mean = record["tables"][0]["mean"]
-    for name, found in mean.items():
-        assert name == "equivalence" or found["low"] < found["high"], name
+    for name in INTERVALS.keys() - {"auc"}:
+        assert mean[name]["low"] < mean[name]["high"], name
     told = " ".join(findings(record))
     if reader in ("perfect", "always wrong"):
-        assert all(words in told for words in VERDICTS[reader]), told
-        assert (mean["balanced_accuracy"]["low"] > 0.5) == (reader == "perfect")
+        way = {"perfect": "better than chance", "always wrong": "worse than chance, so a difference is seen"}[reader]
+        assert way in told
+        assert "saw a difference" in told
+        assert ("took it the wrong way round" in told) == (reader == "always wrong")
         assert all(row["difference"] < 0.001 for row in record["tables"][0]["rows"])
     else:
-        assert any(words in told for words in VERDICTS[reader]), told
+        called = "called real" if reader == "always real" else "called synthetic"
+        assert f"and {called} in 40: that tells nothing of whether a difference can be seen" in told
         assert "saw" not in told
+        assert "as good as chance" not in told
         assert mean["d_prime"]["low"] < 0 < mean["d_prime"]["high"]
         assert mean["balanced_accuracy"]["low"] < 0.5 < mean["balanced_accuracy"]["high"]
+
+
+def test_a_habit_that_hides_skill_is_told_and_one_that_does_not_is_not(thesis: dict[str, Any]) -> None:
+    whole = " ".join(findings(thesis))
+    assert "expert was right in 64 of 100 answers (0.64; 0.54 to 0.73): saw a difference (p < 0.001)" in whole
+    assert "though the habit of answering 'real' hides some of it." in whole
+    row = {**row_of(thesis, "all", "expert"), "confusion": [[35, 15], [15, 35]], "difference": 0.0001}
+    row |= {"d_prime": {"value": 1.05, "low": 0.5, "high": 1.6}, "accuracy": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    row["balanced_accuracy"] = row["accuracy"]
+    record = {**thesis, "tables": [{**thesis["tables"][0], "rows": [row], "mean": None}]}
+    assert "hides" not in " ".join(findings(record))
+
+
+def test_a_habit_that_goes_by_stratum_is_not_taken_for_skill(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=16, dohle_bodies=4)
+    strata["hypersegmentation"]["ddim"]["number"], strata["dohle_bodies"]["ddim"]["number"] = 4, 16
+    built = build(strata=strata, readers=["anna", "ben"])
+    assert any("Strata differ in their share of real cells" in risk for risk in built.risks)
+    always = {"hypersegmentation": "real", "dohle_bodies": "synthetic"}
+    for name in ("anna", "ben"):
+        answer_all(built, name, lambda facts, _: {"choice": always[facts[0]["stratum"]]})
+    record = score(read_sheet(built.folder, built.key))
+    whole = record["tables"][0]
+    assert whole["confounded"]
+    assert whole["rows"][0]["d_prime"] is whole["mean"]["balanced_accuracy"] is whole["rows"][0]["difference"] is None
+    assert whole["rows"][0]["accuracy"]["value"] == 0.8
+    told = " ".join(findings(record))
+    assert "saw" not in told
+    assert "better than chance" not in told
+    assert "dohle bodies: Reader 1 was right in 16 of 20 answers" in told
+
+
+def test_generators_in_another_order_are_the_same_generators(build: Callable[..., Built], made: Path) -> None:
+    sources = thesis_strata(made, made, hypersegmentation=10, dohle_bodies=10)
+    one, two = ({"ddim": each["ddim"], "gan": each["real"]} for each in sources.values())
+    built = build(question="which_is_real", strata={"a": one, "b": dict(reversed(two.items()))})
+    answer_all(built, "anna", lambda facts, _: {"choice": "left" if facts[0]["source"] == "ddim" else "right"})
+    tables = score(read_sheet(built.folder, built.key))["tables"]
+    assert [table["rows"][0]["accuracy"]["value"] for table in tables] == [1.0, 1.0, 1.0]
 
 
 def test_uneven_kinds_make_no_reader_better_than_chance(build: Callable[..., Built], real: Path, made: Path) -> None:
@@ -284,6 +324,8 @@ def test_uneven_kinds_make_no_reader_better_than_chance(build: Callable[..., Bui
     assert row["balanced_accuracy"]["value"] == 0.5
     assert row["balanced_accuracy"]["low"] < 0.5 < row["balanced_accuracy"]["high"]
     assert row["difference"] == 1.0
+    assert row["d_prime"]["value"] == pytest.approx(0)
+    assert row["equivalence"] is None
 
 
 def test_who_has_not_finished_is_counted_and_told(build: Callable[..., Built], real: Path, made: Path) -> None:
@@ -297,9 +339,10 @@ def test_who_has_not_finished_is_counted_and_told(build: Callable[..., Built], r
     reading.store.close()
     record = score(read_sheet(built.folder, built.key))
     told = " ".join(findings(record))
-    assert "Reader 2 has answered 7 of 20 so far." in told
+    assert "Reader 2 has answered 7 of 20 so far, and is not counted in means." in told
+    assert record["tables"][0]["mean"] is None
     assert "Of two readers no interval says much of others" in told
-    assert "1 did not finish and is counted with the 7 answers that there are" in methods(record)
+    assert "1 did not finish and gave 7 answers; who gave less than half is not counted in means" in methods(record)
     assert record["agreement"]["pairs"][0]["readers"] == ["Reader 1", "Reader 2"]
     assert len(record["agreement"]["pairs"]) == 1
 
@@ -312,8 +355,9 @@ def test_the_methods_say_what_was_done(build: Callable[..., Built], real: Path, 
     answer_all(built, "anna", lambda *_: {"choice": "real", "confidence": 1, "abnormality": "none"})
     told = methods(score(read_sheet(built.folder, built.key)))
     for words in (
-        "1 reader judged 30 cells, drawn at random: hypersegmentation 10 real, 10 ddim; dohle bodies 5 real, 5 ddim.",
-        "4 further cells were shown with their truth",
+        "1 reader was shown 30 cells, drawn at random: ",
+        "hypersegmentation 10 real, 10 ddim; dohle bodies 5 real, 5 ddim.",
+        "First 4 other cells were shown with their truth",
         "2 came again in the last third; the first answer counts",
         "whether a cell showed dohle bodies or none of these, and the grade",
         "compressed by JPEG alike, at quality 80",
@@ -330,16 +374,16 @@ def test_all_answers_are_in_a_table_as_they_were_given(build: Callable[..., Buil
     with (tmp_path / "score" / "answers.csv").open(newline="") as file:
         given = list(csv.DictReader(file))
     assert len(given) == 9
-    assert [row["place"] for row in given] == [str(place) for place in range(9)]
+    assert [row["number"] for row in given] == [str(number) for number in range(1, 10)]
     assert [row["again"] for row in given].count("True") == 1
     assert {(row["reader"], row["choice"], row["confidence"], row["comment"]) for row in given} == {
         ("Reader 1", "real", "2", "'=1+1")
     }
-    assert sum(row["right"] == "True" for row in given) == sum(row["source"] == "real" for row in given)
+    assert sum(row["correct"] == "True" for row in given) == sum(row["source"] == "real" for row in given)
     assert len(record["comments"]) == 9
     with (tmp_path / "score" / "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
-    assert [row[name] for name in ("answers", "signals called signal", "noise called noise")] == ["8", "4", "0"]
+    assert [row[name] for name in ("answers", "positive called so", "negative called so")] == ["8", "4", "0"]
     assert float(row["d_prime low"]) < float(row["d_prime"]) < float(row["d_prime high"])
 
 
@@ -367,13 +411,27 @@ def test_abnormality_and_grade_are_held_against_what_was_meant(
     for reader in ("anna", "ben"):
         answer_all(built, reader, choose)
     found = score(read_sheet(built.folder, built.key))["abnormality"]
-    of_real, of_synthetic = found["rows"][:2]
-    assert found["meant"] == found["seen"] == ["none", "hypersegmentation", "dohle_bodies"]
-    assert of_real["table"] == [[0, 0, 0], [0, 5, 0], [0, 0, 5]]
-    assert of_synthetic["table"] == [[0, 0, 0], [5, 0, 0], [5, 0, 0]]
-    assert of_real["as_meant"]["value"] == 1.0
-    assert found["agreement"]["fleiss"]["value"] == 1.0
+    rows = {(row["reader"], row["cells"], row["meant"]): row for row in found["rows"]}
+    assert len(rows) == 8
+    assert found["seen"] == ["none", "hypersegmentation", "dohle_bodies"]
+    real_row, synthetic = (rows["Reader 1", cells, "dohle_bodies"] for cells in ("real", "synthetic"))
+    assert (real_row["seen"], real_row["as_meant"]["value"]) == ([0, 0, 5], 1.0)
+    assert (synthetic["seen"], synthetic["as_meant"]["value"]) == ([5, 0, 0], 0.0)
+    assert found["agreement"]["pairs"][0]["kappa"]["value"] == 1.0
     assert found["grades"]["pairs"][0]["kappa"]["value"] == 1.0
+
+
+def test_what_a_cell_should_show_may_not_be_known(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:
+    nameless = write_source(tmp_path / "nameless", {"": 6}, synthetic=True, seed=5)
+    strata = thesis_strata(real, nameless, hypersegmentation=4)
+    strata["hypersegmentation"]["ddim"]["where"] = {}
+    built = build(strata=strata, abnormalities=["dohle_bodies"])
+    answer_all(built, "anna", lambda *_: {"choice": "real", "abnormality": "none"})
+    rows = score(read_sheet(built.folder, built.key))["abnormality"]["rows"]
+    assert [(row["cells"], row["meant"], row["seen"]) for row in rows] == [
+        ("real", "hypersegmentation", [4, 0]), ("synthetic", "not known", [4, 0]),
+    ]  # fmt: skip
+    assert [row["as_meant"] for row in rows] == [None, None]
 
 
 def test_time_and_order_are_told(build: Callable[..., Built], real: Path, made: Path) -> None:

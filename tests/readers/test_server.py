@@ -15,6 +15,8 @@ from wbc_diffusers.readers.limits import LARGEST_BODY, RateLimit
 from wbc_diffusers.readers.reading import Reading
 from wbc_diffusers.readers.server import check_transport, make_app
 
+ANSWER = {"position": 0, "answered": 0, "choice": "real", "seconds": 1.0}
+
 
 class Client:
     """A study that is served, and requests of its readers."""
@@ -30,7 +32,7 @@ class Client:
         return self.http.post(path, json=content, headers=self.of(reader))
 
     def answer(self, position: int, reader: str = "anna", **changes: Any) -> Any:
-        return self.post("/api/answers", {"position": position, "choice": "real", "seconds": 1.0, **changes}, reader)
+        return self.post("/api/answers", {**ANSWER, "position": position, "answered": position, **changes}, reader)
 
     def of(self, reader: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.built.tokens[reader]}"}
@@ -71,7 +73,7 @@ def test_one_step_back_changes_the_last_answer_and_keeps_the_first(client: Clien
     client.answer(1, **SURE)
     back = client.get("/api/back").json()
     assert (back["position"], back["answer"]) == (1, {"choice": "real", "confidence": 2})
-    assert client.answer(1, choice="synthetic", **SURE).json()["position"] == 2
+    assert client.answer(1, answered=back["answered"], choice="synthetic", **SURE).json()["position"] == 2
     answer = client.reading.store.answers("anna")[1]
     assert (answer.content["choice"], answer.changes) == ("synthetic", 1)
     assert client.answer(0, **SURE).status_code == 409
@@ -82,6 +84,21 @@ def test_an_answer_that_is_sent_twice_is_one(client: Client) -> None:
     for _ in range(3):
         assert client.answer(0, **SURE).json()["position"] == 1
     assert client.reading.store.answers("anna")[0].changes == 0
+
+
+def test_a_page_that_does_not_know_of_an_answer_overwrites_none(client: Client) -> None:
+    client.answer(0, **SURE)
+    assert client.answer(0, choice="synthetic", **SURE).status_code == 409
+    client.answer(0, answered=1, choice="synthetic", **SURE)
+    assert client.answer(0, **SURE).status_code == 409, "the first answer, sent again late"
+    (answer,) = client.reading.store.answers("anna")
+    assert (answer.content["choice"], answer.changes) == ("synthetic", 1)
+
+
+def test_a_second_look_is_timed_though_it_changes_nothing(client: Client) -> None:
+    client.answer(0, **SURE)
+    client.answer(0, answered=1, seconds=30.0, **SURE)
+    assert client.reading.store.answers("anna")[0].seconds == 31.0
 
 
 def test_before_consent_nothing_is_shown_or_answered(build: Callable[..., Built]) -> None:
@@ -185,10 +202,7 @@ def test_no_file_is_served_but_the_three_of_the_page(client: Client, path: str) 
     ],
 )  # fmt: skip
 def test_an_answer_that_fits_no_question_is_refused_and_not_saved(client: Client, changes: dict[str, Any]) -> None:
-    assert (
-        client.post("/api/answers", {"position": 0, "choice": "real", "seconds": 1, **SURE, **changes}).status_code
-        == 422
-    )
+    assert client.post("/api/answers", {**ANSWER, **SURE, **changes}).status_code == 422
     assert client.reading.store.answers("anna") == []
 
 
@@ -205,7 +219,7 @@ def test_a_body_that_is_no_answer_is_refused(client: Client, body: bytes) -> Non
 
 
 def test_a_huge_body_is_refused_whether_it_says_so_or_not(client: Client) -> None:
-    big = {"position": 0, "choice": "real", "seconds": 1, "confidence": 1, "comment": LARGEST_BODY * "x"}
+    big = {**ANSWER, "confidence": 1, "comment": LARGEST_BODY * "x"}
     assert client.post("/api/answers", big).status_code == 413
 
     def in_pieces() -> Iterator[bytes]:

@@ -80,6 +80,18 @@ def test_the_one_file_holds_all_that_was_saved_also_while_it_is_open(tmp_path: P
     assert {path.name for path in tmp_path.iterdir()} == {"a.sqlite", "copy.sqlite"}
 
 
+def test_who_only_reads_writes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.sqlite", "a")
+    store.save("anna", 0, {"choice": "real"}, 1.0)
+    reading = Store(tmp_path / "a.sqlite", "a", read_only=True)
+    assert (reading.answered("anna"), reading.answered("ben")) == (1, 0)
+    with pytest.raises(OSError, match="attempt to write a readonly database"):
+        reading.save("anna", 1, {"choice": "real"}, 1.0)
+    with pytest.raises(OSError, match="can't be opened"):
+        Store(tmp_path / "b.sqlite", "a", read_only=True)
+    assert not (tmp_path / "b.sqlite").exists()
+
+
 def test_the_times_of_all_looks_at_a_cell_add_up(tmp_path: Path) -> None:
     store = Store(tmp_path / "a.sqlite", "a")
     store.save("anna", 0, {"choice": "real"}, 4.5)

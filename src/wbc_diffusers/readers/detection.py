@@ -96,7 +96,8 @@ def auc(counts: Numbers) -> Numbers:
 
 def _share(part: Numbers, whole: Numbers) -> Numbers:
     """A share, not a number where there is nothing to share."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    parts, wholes = np.broadcast_arrays(part, whole)
+    return np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)
 
 
 def deviates(counts: Numbers) -> tuple[Numbers, Numbers]:

@@ -116,7 +116,8 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
             name: None if confounded and name not in _SHARES else _figure(each.interval, _factor(sheet, name))
             for name, each in found.items()
         }
-        same = None if confounded else _told(found["balanced_accuracy"].equivalence(margin))
+        balanced = found["balanced_accuracy"]
+        same = None if confounded or np.isnan(balanced.value) else _told(balanced.equivalence(margin))
         table["mean"] = {"readers": int(there.sum()), **told, "equivalence": same}
     return table
 

@@ -89,3 +89,36 @@ def test_what_cannot_be_done_is_told_in_a_line(
         main(["readers", *arguments])
     assert stopped.value.code == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_how_far_readers_are_is_told_and_nothing_else(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, key = tmp_path / "study", tmp_path / "key"
+    with pytest.raises(SystemExit):
+        main(["readers", "build", "--config", str(config), "--out", str(study), "--key", str(key)])
+    assert "hypersegmentation: 6 real and 6 ddim" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["readers", "status", str(study)])
+    assert capsys.readouterr().out == "anna: 0 of 12\n"
+    reading = Reading(study)
+    anna = reading.reader((key / LINKS_NAME).read_text().splitlines()[1].partition("#")[2])
+    assert anna is not None
+    reading.answer(anna, 0, {"choice": "real"}, 1.0)
+    with pytest.raises(SystemExit):
+        main(["readers", "status", str(study)])
+    assert capsys.readouterr().out == "anna: 1 of 12\n"
+    reading.store.close()
+
+
+def test_links_lead_where_they_are_told(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, key = tmp_path / "study", tmp_path / "key"
+    with pytest.raises(SystemExit):
+        main(["readers", "build", "--config", str(config), "--out", str(study), "--key", str(key)])
+    with pytest.raises(SystemExit):
+        main(["readers", "links", str(key), "--address", "https://study.example"])
+    assert ",https://study.example/#" in (key / LINKS_NAME).read_text()
+    with pytest.raises(SystemExit) as stopped:
+        main(["readers", "links", str(key), "--address", "study.example"])
+    assert stopped.value.code == 2
+    assert "must begin with http:// or https://" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_sources_of_different_sizes_are_refused_and_nothing_is_left(real: Path, 
         write_png(folder / f"{i}.png", pixels)
     strata = {"cells": {"real": {"folder": str(real), "number": 4}, "ddim": {"folder": str(folder), "number": 4}}}
     config = ReaderStudy.from_dict({"title": "Cells", "strata": strata, "readers": ["anna"]})
-    with pytest.raises(ValueError, match=f"real {SIDE} x {SIDE}.*prepare the real ones by `wbc prepare --size`"):
+    with pytest.raises(ValueError, match=f"real of cells {SIDE} x {SIDE}.*real ones by `wbc prepare --size`"):
         build_study(config, tmp_path / "study", tmp_path / "key")
     assert {path.name for path in tmp_path.iterdir()} == {"large"}
 

@@ -97,7 +97,7 @@ def test_how_far_readers_are_is_told_and_nothing_else(
     study, key = tmp_path / "study", tmp_path / "key"
     with pytest.raises(SystemExit):
         main(["readers", "build", "--config", str(config), "--out", str(study), "--key", str(key)])
-    assert "hypersegmentation: 6 real and 6 ddim" in capsys.readouterr().out
+    assert "hypersegmentation: 6 ddim and 6 real" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["readers", "status", str(study)])
     assert capsys.readouterr().out == "anna: 0 of 12\n"

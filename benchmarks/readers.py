@@ -97,7 +97,7 @@ async def read(client: httpx.AsyncClient, token: str, times: dict[str, list[floa
         times["image"].append(time.perf_counter() - start)
         assert image.status_code == 200, image.text
         await asyncio.sleep(thinking * rng.exponential())
-        answer = {"position": position, "answered": position, "choice": "real", "confidence": 1, "seconds": thinking}
+        answer = {"position": position, "revision": position, "choice": "real", "confidence": 1, "seconds": thinking}
         start = time.perf_counter()
         saved = await client.post("/api/answers", json=answer, headers=headers)
         times["answer"].append(time.perf_counter() - start)

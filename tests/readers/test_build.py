@@ -151,6 +151,21 @@ def test_pairs_are_of_one_stratum_and_lie_either_way(build: Callable[..., Built]
     assert set(lefts.values()) == {6}, "of each stratum as many are real on the left as on the right"
 
 
+def test_sides_are_balanced_without_the_pairs_that_come_again(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    built = build(
+        question="which_is_real",
+        strata=thesis_strata(real, made, hypersegmentation=12),
+        repeats=4,
+        readers=list("abcdef"),
+    )
+    cells = key_of(built)["cells"]
+    for order in orders(built).values():
+        first = {tuple(sorted(entry["images"])): entry["images"][0] for entry in reversed(order)}
+        assert sum(cells[left]["source"] == "real" for left in first.values()) == 6
+
+
 def test_of_an_odd_number_of_pairs_neither_side_is_always_the_one_with_more(
     build: Callable[..., Built], real: Path, made: Path
 ) -> None:
@@ -215,6 +230,10 @@ def test_another_address_changes_the_links_and_no_token(build: Callable[..., Bui
     lines = (built.key / LINKS_NAME).read_text().splitlines()
     assert lines == ["reader,link", *(f"{name},https://study.example/#{t}" for name, t in built.tokens.items())]
     assert (built.key / LINKS_NAME).stat().st_mode & 0o777 == 0o600
+    for odd in ("study.example", "https://", "https://x.example/#top", "https://x.example/?a=1", "javascript:alert(1)"):
+        with pytest.raises(ValueError, match="must begin with http:// or https:// and a host"):
+            change_address(built.key, odd)
+    assert (built.key / LINKS_NAME).read_text().splitlines() == lines
     (built.key / LINKS_NAME).write_text("reader,link\nanna,nothing\n")
     with pytest.raises(ValueError, match="holds no links"):
         change_address(built.key, "https://study.example/")

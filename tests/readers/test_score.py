@@ -341,10 +341,51 @@ def test_who_has_not_finished_is_counted_and_told(build: Callable[..., Built], r
     told = " ".join(findings(record))
     assert "Reader 2 has answered 7 of 20 so far, and is not counted in means." in told
     assert record["tables"][0]["mean"] is None
-    assert "Of two readers no interval says much of others" in told
+    assert "One reader has answered half of the study or more, so there is no mean" in told
     assert "1 did not finish and gave 7 answers; who gave less than half is not counted in means" in methods(record)
     assert record["agreement"]["pairs"][0]["readers"] == ["Reader 1", "Reader 2"]
     assert len(record["agreement"]["pairs"]) == 1
+
+
+def test_who_is_not_counted_changes_no_figure_of_generators(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=8)
+    strata["hypersegmentation"]["gan"] = {
+        **strata["hypersegmentation"]["ddim"],
+        "where": {"abnormality": "dohle_bodies"},
+    }
+    built = build(strata=strata, readers=["anna", "ben"])
+    answer_all(built, "anna", lambda *_: {"choice": "synthetic"})
+    before = score(read_sheet(built.folder, built.key))["generators"]
+    reading = Reading(built.folder)
+    ben = reading.reader(built.tokens["ben"])
+    assert ben is not None
+    for position in range(3):
+        reading.answer(ben, position, {"choice": "real"}, 1.0)
+    reading.store.close()
+    assert score(read_sheet(built.folder, built.key))["generators"] == before
+
+
+def test_nothing_is_said_of_generators_that_nobody_counted_saw(
+    build: Callable[..., Built], real: Path, made: Path, tmp_path: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=8)
+    strata["hypersegmentation"]["gan"] = {
+        **strata["hypersegmentation"]["ddim"],
+        "where": {"abnormality": "dohle_bodies"},
+    }
+    built = build(strata=strata, readers=["anna", "ben"], abnormalities=["dohle_bodies"])
+    reading = Reading(built.folder)
+    for reader in ("anna", "ben"):
+        who = reading.reader(built.tokens[reader])
+        assert who is not None
+        reading.answer(who, 0, {"choice": "real", "abnormality": "none"}, 1.0)
+    reading.store.close()
+    told = " ".join(findings(score_study(built.folder, built.key, tmp_path / "score")))
+    assert "No reader has answered half of the study or more" in told
+    assert "taken for real" not in told
+    assert "no answers yet" in (tmp_path / "score" / "index.html").read_text()
 
 
 def test_the_methods_say_what_was_done(build: Callable[..., Built], real: Path, made: Path) -> None:

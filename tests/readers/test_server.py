@@ -15,7 +15,7 @@ from wbc_diffusers.readers.limits import LARGEST_BODY, RateLimit
 from wbc_diffusers.readers.reading import Reading
 from wbc_diffusers.readers.server import check_transport, make_app
 
-ANSWER = {"position": 0, "answered": 0, "choice": "real", "seconds": 1.0}
+ANSWER = {"position": 0, "revision": 0, "choice": "real", "seconds": 1.0}
 
 
 class Client:
@@ -32,7 +32,11 @@ class Client:
         return self.http.post(path, json=content, headers=self.of(reader))
 
     def answer(self, position: int, reader: str = "anna", **changes: Any) -> Any:
-        return self.post("/api/answers", {**ANSWER, "position": position, "answered": position, **changes}, reader)
+        return self.post(
+            "/api/answers",
+            {**ANSWER, "position": position, "revision": self.reading.store.revision(reader), **changes},
+            reader,
+        )
 
     def of(self, reader: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.built.tokens[reader]}"}
@@ -73,7 +77,7 @@ def test_one_step_back_changes_the_last_answer_and_keeps_the_first(client: Clien
     client.answer(1, **SURE)
     back = client.get("/api/back").json()
     assert (back["position"], back["answer"]) == (1, {"choice": "real", "confidence": 2})
-    assert client.answer(1, answered=back["answered"], choice="synthetic", **SURE).json()["position"] == 2
+    assert client.answer(1, revision=back["revision"], choice="synthetic", **SURE).json()["position"] == 2
     answer = client.reading.store.answers("anna")[1]
     assert (answer.content["choice"], answer.changes) == ("synthetic", 1)
     assert client.answer(0, **SURE).status_code == 409
@@ -82,22 +86,33 @@ def test_one_step_back_changes_the_last_answer_and_keeps_the_first(client: Clien
 
 def test_an_answer_that_is_sent_twice_is_one(client: Client) -> None:
     for _ in range(3):
-        assert client.answer(0, **SURE).json()["position"] == 1
+        assert client.answer(0, revision=0, **SURE).json()["position"] == 1
     assert client.reading.store.answers("anna")[0].changes == 0
+    for _ in range(3):
+        assert client.answer(0, revision=1, choice="synthetic", seconds=7.0, **SURE).status_code == 200
+    (answer,) = client.reading.store.answers("anna")
+    assert (answer.content["choice"], answer.changes, answer.seconds) == ("synthetic", 1, 8.0)
 
 
 def test_a_page_that_does_not_know_of_an_answer_overwrites_none(client: Client) -> None:
-    client.answer(0, **SURE)
-    assert client.answer(0, choice="synthetic", **SURE).status_code == 409
-    client.answer(0, answered=1, choice="synthetic", **SURE)
-    assert client.answer(0, **SURE).status_code == 409, "the first answer, sent again late"
+    client.answer(0, revision=0, **SURE)
+    assert client.answer(0, revision=0, choice="synthetic", **SURE).status_code == 409
+    tabs = [client.get("/api/back").json()["revision"] for _ in range(2)]
+    assert client.answer(0, revision=tabs[0], choice="synthetic", **SURE).status_code == 200
+    assert client.answer(0, revision=tabs[1], comment="mine", **SURE).status_code == 409, "both tabs went back"
+    assert client.answer(0, revision=0, **SURE).status_code == 409, "the first answer, sent again late"
     (answer,) = client.reading.store.answers("anna")
     assert (answer.content["choice"], answer.changes) == ("synthetic", 1)
 
 
+def test_who_looks_for_days_is_not_refused(client: Client) -> None:
+    assert client.answer(0, seconds=200_000.0, **SURE).status_code == 200
+    assert client.reading.store.answers("anna")[0].seconds == 86_400
+
+
 def test_a_second_look_is_timed_though_it_changes_nothing(client: Client) -> None:
     client.answer(0, **SURE)
-    client.answer(0, answered=1, seconds=30.0, **SURE)
+    client.answer(0, revision=1, seconds=30.0, **SURE)
     assert client.reading.store.answers("anna")[0].seconds == 31.0
 
 

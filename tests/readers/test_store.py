@@ -90,6 +90,10 @@ def test_who_only_reads_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="can't be opened"):
         Store(tmp_path / "b.sqlite", "a", read_only=True)
     assert not (tmp_path / "b.sqlite").exists()
+    assert (store.revision("anna"), store.last("anna")) == (1, (0, {"choice": "real"}, 1.0))
+    store._open.execute("DELETE FROM study")
+    with pytest.raises(ValueError, match="it was not made to the end"):
+        Store(tmp_path / "a.sqlite", "a", read_only=True)
 
 
 def test_the_times_of_all_looks_at_a_cell_add_up(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -111,14 +112,18 @@ def change_address(key: Path, address: str) -> None:
         rows = list(csv.DictReader(file))
     if not rows or any("#" not in (row.get("link") or "") or not row.get("reader") for row in rows):
         raise ValueError(f"{path} holds no links: bring back the file that `wbc readers build` wrote.")
-    write_whole(path, _links({row["reader"]: row["link"].partition("#")[2] for row in rows}, address))
+    write_whole(path, _links({row["reader"]: row["link"].rpartition("#")[2] for row in rows}, address))
     path.chmod(_PRIVATE)
 
 
 def check_address(address: str) -> None:
     """Raise ValueError if a browser would not open it."""
-    if not address.startswith(("http://", "https://")):
-        raise ValueError(f"The address {address!r} must begin with http:// or https://, such as {ADDRESS}.")
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or "#" in address or " " in address:
+        raise ValueError(
+            f"The address {address!r} must begin with http:// or https:// and a host, and have no ? or #, such as "
+            f"{ADDRESS}."
+        )
 
 
 def _of_key(cell: Cell) -> dict[str, Any]:
@@ -155,7 +160,12 @@ def _order(config: ReaderStudy, cells: Sequence[Cell], rng: np.random.Generator)
 def _turned(items: Sequence[Sequence[Cell]], rng: np.random.Generator) -> list[bool]:
     """Which items are shown the other way round: of each stratum as many as not, or one more or less."""
     turned = [False] * len(items)
-    kinds = [(item[0].stratum, item[0].practice) for item in items]
+    # Those that come again by themselves: only first answers are scored.
+    seen: set[str] = set()
+    kinds = []
+    for item in items:
+        kinds.append((item[0].stratum, item[0].practice, item[0].name in seen))
+        seen.add(item[0].name)
     for kind in dict.fromkeys(kinds):
         places = rng.permutation([place for place, its in enumerate(kinds) if its == kind])
         for place in places[: (len(places) + int(rng.integers(2))) // 2]:

@@ -17,6 +17,7 @@ from wbc_diffusers.readers.detection import Numbers
 
 MARGIN = 0.1
 """Balanced accuracies within 0.5 ± 0.1 are called as good as chance."""
+LARGEST_MARGIN = 0.45
 ALPHA = 0.05
 _EDGE = 1e-9
 _Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
@@ -127,8 +128,8 @@ def equivalence(counts: Numbers, margin: float = MARGIN) -> Equivalence:
 
 def check_margin(margin: float) -> None:
     """Raise ValueError for a margin that can't be one."""
-    if not 0.0 < margin < 0.5:
-        raise ValueError(f"the margin is {margin}; it must lie between 0 and 0.5, such as {MARGIN}")
+    if not 0.0 < margin <= LARGEST_MARGIN:
+        raise ValueError(f"the margin is {margin}; it must lie between 0 and {LARGEST_MARGIN}, such as {MARGIN}")
 
 
 def _restricted(one: float, two: float, first: float, second: float, gap: float) -> tuple[float, float]:

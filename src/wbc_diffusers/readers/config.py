@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from wbc_diffusers.data.labels import ABNORMALITIES
-from wbc_diffusers.readers.certainty import MARGIN
+from wbc_diffusers.readers.certainty import LARGEST_MARGIN, MARGIN
 from wbc_diffusers.training.fields import check_fields, plain, read_fields, read_mapping
 
 REAL = "real"
@@ -96,8 +96,10 @@ class ReaderStudy:
                 f"The study's abnormalities have {', '.join(sorted(unknown))}; they can be "
                 f"{', '.join(a for a in ABNORMALITIES if a != 'none')}."
             )
-        if self.training < 0 or self.repeats < 0 or not 0.0 < self.margin < 0.5:
-            raise ValueError("The study needs training and repeats of 0 or more, and a margin between 0 and 0.5.")
+        if self.training < 0 or self.repeats < 0 or not 0.0 < self.margin <= LARGEST_MARGIN:
+            raise ValueError(
+                f"The study needs training and repeats of 0 or more, and a margin between 0 and {LARGEST_MARGIN}."
+            )
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"The study's jpeg_quality is {self.jpeg_quality}; give 1 to 100, or null.")
         if self.repeats > self.items // 3:
@@ -167,7 +169,7 @@ def _name_of(name: Any, what: str) -> str:
     """A name that can stand in tables, where "all" is all of them."""
     if isinstance(name, str) and name != REAL and name.strip().casefold() == REAL:
         raise ValueError(f"The study has a {what} called {name!r}; real cells are called {REAL!r}.")
-    if not isinstance(name, str) or not name.strip() or name == ALL:
+    if not isinstance(name, str) or not name.strip() or name.strip().casefold() == ALL:
         raise ValueError(
             f"The study has a {what} called {name!r}; its name must be a text (in quotes), but not {ALL!r}."
         )

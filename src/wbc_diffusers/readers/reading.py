@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wbc_diffusers.readers.folder import IMAGES_NAME, Entry, read_study, token_hash
-from wbc_diffusers.readers.store import ANSWERS_NAME, Answer, Store
+from wbc_diffusers.readers.store import ANSWERS_NAME, Store
 
 CHOICES = {"real_or_synthetic": ("real", "synthetic"), "which_is_real": ("left", "right")}
 LONGEST_COMMENT = 1000
@@ -122,7 +122,7 @@ class Reading:
         return self._images[images[side]]
 
     def answer(
-        self, reader: Reader, position: int, content: dict[str, Any], seconds: float, answered: int | None = None
+        self, reader: Reader, position: int, content: dict[str, Any], seconds: float, revision: int | None = None
     ) -> dict[str, Any]:
         """Save an answer and tell what comes next; of one for practice also the truth.
 
@@ -131,8 +131,8 @@ class Reading:
             position: What is answered.
             content: The answer.
             seconds: How long the reader looked.
-            answered: How many answers there were when the page asked: one more than `position` where one is changed, as
-                many if left out. The same answer sent twice, as when the connection broke, is one.
+            revision: How many answers the reader had sent, changed ones too, when the page asked; as many as there are
+                if left out. The same answer sent twice, as when the connection broke, is one.
 
         Returns:
             The state after it.
@@ -145,15 +145,15 @@ class Reading:
         checked = self._checked(content)
         with self._one_at_a_time[reader.name]:
             self._check_may_see(reader, position)
-            known = position if answered is None else answered
-            there = self._next(reader)
-            is_sent_again = known == position == there - 1 and self._last(reader).content == checked
+            looked, there = min(max(seconds, 0.0), LONGEST_S), self.store.revision(reader.name)
+            known = there if revision is None else revision
+            is_sent_again = known == there - 1 and self.store.last(reader.name) == (position, checked, looked)
             if not is_sent_again:
                 if known != there:
                     raise NotNowError(f"Position {position} was answered elsewhere meanwhile.")
-                if position < there and not self._may_change(reader, position):
+                if position < self._next(reader) and not self._may_change(reader, position):
                     raise NotNowError("An answer for practice can't be changed.")
-                self.store.save(reader.name, position, checked, min(max(seconds, 0.0), LONGEST_S))
+                self.store.save(reader.name, position, checked, looked)
         told = {"truth": reader.order[position]["truth"]} if "truth" in reader.order[position] else {}
         return {**self.state(reader), **told}
 
@@ -174,9 +174,6 @@ class Reading:
     def _next(self, reader: Reader) -> int:
         return self.store.answered(reader.name)
 
-    def _last(self, reader: Reader) -> Answer:
-        return self.store.answers(reader.name)[-1]
-
     def _place(self, reader: Reader, position: int) -> dict[str, Any]:
         practice = [("truth" in entry) for entry in reader.order]
         here = position < len(practice) and practice[position]
@@ -187,7 +184,7 @@ class Reading:
             "practice": here,
             "number": min(position, len(practice) - 1) - first + 1,
             "total": len(counted) - first,
-            "answered": self._next(reader),
+            "revision": self.store.revision(reader.name),
             "may_go_back": self._may_change(reader, position - 1),
         }
 

@@ -54,7 +54,7 @@ def score_study(folder: Path, key: Path, out: Path, *, names: bool = False) -> d
     write_whole(out / TABLE_NAME, as_csv(HEAD, rows(record)).encode())
     write_whole(out / ANSWERS_NAME, as_csv(*answer_rows(sheet)).encode())
     charts = {"readers": readers_chart(record)}
-    if sheet.levels > 2:
+    if sheet.levels > 2 and not record["tables"][0]["confounded"]:
         charts["roc"] = roc_chart(sheet, terms(record))
     save_charts(charts, out / "figures")
     write_page(
@@ -125,8 +125,8 @@ def answer_rows(sheet: Sheet) -> tuple[list[str], list[list[str]]]:
         values = [sheet.readers[given.reader], given.answer.position + 1, given.again, sheet.items[given.item].stratum]
         values += [value for name, facts in cells for value in (name, facts["source"], facts.get("file_name"))]
         values += [content["choice"], content.get("confidence"), given.right, f"{given.answer.seconds:.3f}"]
-        values += [given.answer.changes, content.get("abnormality"), content.get("grade"), _no_formula(content)]
-        body.append(_as_text(values))
+        values += [given.answer.changes, content.get("abnormality"), content.get("grade"), content.get("comment")]
+        body.append([_no_formula(text) for text in _as_text(values)])
     return [*head, "abnormality", "grade", "comment"], body
 
 
@@ -134,10 +134,9 @@ def _as_text(values: Sequence[Any]) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
-def _no_formula(content: Mapping[str, Any]) -> str:
-    """A comment as a spreadsheet shows it, and does not run it."""
-    comment = str(content.get("comment", ""))
-    return f"'{comment}" if comment.startswith(("=", "+", "-", "@")) else comment
+def _no_formula(text: str) -> str:
+    """A comment or file's name as a spreadsheet shows it, and does not run it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 # -- plots ------------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
         }
         for row in np.flatnonzero((answers != NONE).any(1))
     ]
-    there = counted_readers(sheet) & (answers != NONE).any(1)
+    there = counted_readers(sheet) & _saw_both(answers, signal)
     table["mean"] = None
     if there.sum() > 1:
         found = over_readers(answers[there], signal[there], sheet.levels, _figures(sheet), strata)
@@ -120,6 +120,11 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
         same = None if confounded or np.isnan(balanced.value) else _told(balanced.equivalence(margin))
         table["mean"] = {"readers": int(there.sum()), **told, "equivalence": same}
     return table
+
+
+def _saw_both(answers: NDArray[np.int64], signal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which readers answered signals and noise, so that all figures of them are defined."""
+    return np.asarray(((answers != NONE) & signal).any(1) & ((answers != NONE) & ~signal).any(1))
 
 
 def counted_readers(sheet: Sheet) -> NDArray[np.bool_]:
@@ -278,7 +283,8 @@ def _more_than(sheet: Sheet, name: str, other: str) -> dict[str, float | None] |
 
 def _over_all(sheet: Sheet, cells: NDArray[np.bool_], signal: NDArray[np.bool_], figure: str) -> OverReaders:
     """A figure of how often some cells were called real, those that count as signals and those that don't."""
-    return over_readers(sheet.answers[:, cells], signal, sheet.levels, [figure], _strata(sheet)[cells])[figure]
+    answers = sheet.answers[counted_readers(sheet)][:, cells]
+    return over_readers(answers, signal, sheet.levels, [figure], _strata(sheet)[cells])[figure]
 
 
 # -- agreement --------------------------------------------------------------------------------------------------------

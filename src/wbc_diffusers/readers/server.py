@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, StrictInt
 
 from wbc_diffusers.readers.limits import LimitBody, RateLimit
-from wbc_diffusers.readers.reading import LONGEST_COMMENT, LONGEST_S, NotNowError, Reader, Reading
+from wbc_diffusers.readers.reading import LONGEST_COMMENT, NotNowError, Reader, Reading
 from wbc_diffusers.training.output import only_run
 
 _PAGES = {
@@ -41,8 +41,8 @@ class AnswerSent(BaseModel):
     """An answer as the page sends it; what is asked depends on the study, which checks it."""
 
     position: StrictInt
-    answered: StrictInt
-    seconds: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
+    revision: StrictInt
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     choice: str = Field(max_length=40)
     confidence: StrictInt | None = None
     abnormality: str | None = Field(default=None, max_length=40)
@@ -120,8 +120,8 @@ def make_app(reading: Reading) -> FastAPI:
 
     @app.post("/api/answers")
     def answer(reader: known, sent: AnswerSent) -> dict[str, Any]:
-        content = sent.model_dump(exclude={"position", "answered", "seconds"}, exclude_none=True)
-        return reading.answer(reader, sent.position, content, sent.seconds, sent.answered)
+        content = sent.model_dump(exclude={"position", "revision", "seconds"}, exclude_none=True)
+        return reading.answer(reader, sent.position, content, sent.seconds, sent.revision)
 
     @app.post("/api/events")
     def event(reader: known, sent: EventSent) -> dict[str, Any]:

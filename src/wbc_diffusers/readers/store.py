@@ -61,12 +61,15 @@ class Store:
             self._open = sqlite3.connect(place, uri=True, check_same_thread=False, isolation_level=None)
             if not read_only:
                 self._prepare(study)
-            (theirs,) = self._open.execute("SELECT id FROM study").fetchone()
+            found = self._open.execute("SELECT id FROM study").fetchone()
         except sqlite3.OperationalError as error:
-            raise OSError(f"The answers {path} can't be opened: {error}.") from error
+            hint = " Serve the study once, so that a write that was cut off is undone." if read_only else ""
+            raise OSError(f"The answers {path} can't be opened: {error}.{hint}") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path} holds no answers: {error}. Move it away, or bring back the right one.") from error
-        if theirs != study:
+        if found is None:
+            raise ValueError(f"{path} holds no answers: it was not made to the end. Move it away.")
+        if found[0] != study:
             raise ValueError(f"{path} holds the answers of another study: give each study a folder of its own.")
 
     def _prepare(self, study: str) -> None:
@@ -102,6 +105,19 @@ class Store:
             self._open.execute(
                 "INSERT INTO answers (reader, position, answer, seconds, at) VALUES (?, ?, ?, ?, ?)", row
             )
+
+    def revision(self, reader: str) -> int:
+        """How many answers a reader has sent, those that were changed later too."""
+        with self._lock:
+            (count,) = self._open.execute("SELECT COUNT(*) FROM answers WHERE reader = ?", (reader,)).fetchone()
+        return int(count)
+
+    def last(self, reader: str) -> tuple[int, dict[str, Any], float] | None:
+        """Position, content and seconds of the answer that a reader sent last."""
+        query = "SELECT position, answer, seconds FROM answers WHERE reader = ? ORDER BY number DESC LIMIT 1"
+        with self._lock:
+            row = self._open.execute(query, (reader,)).fetchone()
+        return None if row is None else (row[0], json.loads(row[1]), row[2])
 
     def answered(self, reader: str) -> int:
         """How many positions a reader has answered."""

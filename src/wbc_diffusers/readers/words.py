@@ -60,21 +60,26 @@ def findings(record: Mapping[str, Any]) -> list[str]:
     for table in tables:
         about = "" if table is whole else f"{shown_name(table)}: "
         told += [f"{about}{line}" for line in _of_mean(record, table["mean"])]
-    told += _who(record, len(whole["rows"]))
+    told += _who(record)
     for table in tables:
         about = "" if table is whole else f"{shown_name(table)}: "
         told += [f"{about}{_of_reader(record, row)}" for row in table["rows"]]
     for each in record["generators"]:
-        told.append(f"Cells of {each['generator']} were taken for real in {with_interval(each['taken_for_real'])}.")
+        if each["taken_for_real"]["value"] is not None:
+            told.append(f"Cells of {each['generator']} were taken for real in {with_interval(each['taken_for_real'])}.")
     return told
 
 
-def _who(record: Mapping[str, Any], answered: int) -> list[str]:
+def _who(record: Mapping[str, Any]) -> list[str]:
     """How many readers there are, and how far they got."""
     told = []
-    if answered == 1:
-        told.append("One reader answered: all figures are of that reader alone, and say nothing of others.")
-    elif answered < FEW:
+    counted = sum(each["counted"] for each in record["readers"])
+    if counted < 2:
+        told.append(
+            f"{'One reader has' if counted else 'No reader has'} answered half of the study or more, so there is no mean "
+            "and no figure says anything of other readers."
+        )
+    elif counted < FEW:
         told.append("Of two readers no interval says much of others: ask three or more.")
     for each in record["readers"]:
         if 0 < each["answered"] < each["of"]:
@@ -94,7 +99,10 @@ def _of_mean(record: Mapping[str, Any], mean: Mapping[str, Any] | None) -> list[
         verdict = _away(record, above=share["low"] > 0.5) + (f", though {shown}" if same["shown"] else "")
     else:
         verdict = shown if same["shown"] else f"neither told apart from one half nor shown to be {near}"
-    d_prime = "" if record["between"] else f" Their mean d' is {with_interval(mean['d_prime'])}."
+    # Of very few answers the interval of d' may hold 0 where that of the balanced accuracy is clear of one half.
+    sure = mean["d_prime"]["low"] > 0 or mean["d_prime"]["high"] < 0
+    agree = sure == (share["low"] > 0.5 or share["high"] < 0.5)
+    d_prime = "" if record["between"] or not agree else f" Their mean d' is {with_interval(mean['d_prime'])}."
     return [f"The mean {what} of {mean['readers']} readers is {with_interval(share)}: {verdict}.{d_prime}"]
 
 
@@ -223,7 +231,7 @@ def _analysis(record: Mapping[str, Any]) -> list[str]:
     ]
     if record["confidences"] > 1:
         sentences.append("The area under the ROC curve is that of the rated confidence, with Newcombe's score interval")
-    if record["tables"][0]["mean"] is not None:
+    if record["tables"][0]["mean"] is not None or record["generators"]:
         sentences.append(
             "Means over readers, and differences between generators, have 95 % intervals, and means two one-sided t "
             "tests, by Obuchowski and Rockette's variance of readers and cells with Hillis's degrees of freedom, to "

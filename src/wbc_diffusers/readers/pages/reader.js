@@ -151,7 +151,7 @@ function answerGiven() {
     answer.abnormality = data.get("abnormality");
     if (answer.abnormality !== "none") answer.grade = Number(data.get("grade")) || null;
   }
-  const comment = (data.get("comment") || "").trim();
+  const comment = (data.get("comment") || "").toWellFormed().trim();
   const complete = Object.values(answer).every((value) => value !== null);
   if (comment) answer.comment = comment;
   return complete ? answer : null;
@@ -242,7 +242,8 @@ async function show(next) {
     $("where").textContent = "";
     $("progress").value = 1;
     state = next;
-    return tell(texts.done_heading, [texts.done]);
+    tell(texts.done_heading, [texts.done], state.may_go_back ? texts.back : "", goBack);
+    return $("message-heading").focus();  // Enter must not go back
   }
   const images = await fetchImages(next.position, next.number);
   state = next;
@@ -295,7 +296,7 @@ async function submit() {
   }
   await alone(async () => {
     $("trouble").textContent = texts.saving;
-    const next = await insist("api/answers", { position: state.position, answered: state.answered, seconds: watch.stop(), ...answer });
+    const next = await insist("api/answers", { position: state.position, revision: state.revision, seconds: watch.stop(), ...answer });
     if (next.truth) giveTruth(next, answer.choice);
     else await show(next);
   });
@@ -314,7 +315,7 @@ function giveTruth(next, choice) {
 }
 
 async function goBack() {
-  if (state.may_go_back && $("feedback").hidden) await alone(async () => show(await insist("api/back")));
+  if (state.may_go_back && (state.phase === "done" || $("feedback").hidden)) await alone(async () => show(await insist("api/back")));
 }
 
 function pause() {

@@ -279,6 +279,26 @@ def test_nothing_is_sent_before_every_question_is_answered(served: Served, brows
     page.close()
 
 
+def test_the_last_answer_can_be_changed_when_all_are_given(serve: Callable[..., Served], browser: Browser) -> None:
+    study = serve()
+    page = browser.new_page()
+    enter(page, study.link("anna"))
+    for number in range(1, 9):
+        wait_for(page, number, 8)
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("Enter")
+    wait_for(page, 9, 8)
+    page.keyboard.press("Enter")
+    wait_for(page, 9, 8)
+    page.locator("#message-button").click()
+    wait_for(page, 8, 8)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    wait_for(page, 9, 8)
+    assert [answer["choice"] for answer in study.answers("anna")] == 7 * ["real"] + ["synthetic"]
+    page.close()
+
+
 def test_nothing_moves_while_answers_are_chosen_and_keys_lead_out_of_the_comment(
     serve: Callable[..., Served], browser: Browser
 ) -> None:

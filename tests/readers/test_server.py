@@ -133,7 +133,7 @@ def test_practice_tells_the_truth_and_cannot_be_changed(build: Callable[..., Bui
     assert told["practice"]
     assert client.get("/api/back").status_code == 409
     assert client.answer(0, choice="synthetic").status_code == 409
-    assert client.answer(0).json()["truth"] == told["truth"]
+    assert client.answer(0, revision=0).json()["truth"] == told["truth"], "sent again"
     assert "truth" in client.answer(1).json()
     assert "truth" not in client.answer(2).json()
 
@@ -212,7 +212,7 @@ def test_no_file_is_served_but_the_three_of_the_page(client: Client, path: str) 
     [
         {"choice": "left"}, {"choice": "REAL"}, {"choice": None}, {"choice": ["real"]}, {"choice": 10_000 * "x"},
         {"confidence": 0}, {"confidence": 4}, {"confidence": True}, {"confidence": 1.5}, {"confidence": "2"},
-        {"confidence": None}, {"seconds": -1}, {"seconds": 1e9}, {"seconds": "soon"}, {"position": "0"},
+        {"confidence": None}, {"seconds": -1}, {"revision": "0"}, {"seconds": "soon"}, {"position": "0"},
         {"position": 0.5}, {"position": True}, {"comment": 2_000 * "x"}, {"comment": {"$ne": 1}},
     ],
 )  # fmt: skip

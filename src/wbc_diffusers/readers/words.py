@@ -76,8 +76,8 @@ def _who(record: Mapping[str, Any]) -> list[str]:
     counted = sum(each["counted"] for each in record["readers"])
     if counted < 2:
         told.append(
-            f"{'One reader has' if counted else 'No reader has'} answered half of the study or more, so there is no mean "
-            "and no figure says anything of other readers."
+            f"{'One reader has' if counted else 'No reader has'} answered half of the study or more, so there is no "
+            "mean and no figure says anything of other readers."
         )
     elif counted < FEW:
         told.append("Of two readers no interval says much of others: ask three or more.")

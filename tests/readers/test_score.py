@@ -73,6 +73,15 @@ def thesis(real: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return score_study(built.folder, built.key, place / "score", names=True)
 
 
+def with_gan(strata: dict[str, Any]) -> dict[str, Any]:
+    """Give a second generator as many cells of hypersegmentation's stratum, others of the same folder."""
+    strata["hypersegmentation"]["gan"] = {
+        **strata["hypersegmentation"]["ddim"],
+        "where": {"abnormality": "dohle_bodies"},
+    }
+    return strata
+
+
 def row_of(record: dict[str, Any], stratum: str, reader: str) -> dict[str, Any]:
     """Give a reader's row of a table."""
     table = next(table for table in record["tables"] if table["stratum"] == stratum)
@@ -197,11 +206,7 @@ def test_two_generators_that_many_pairs_tell_apart_are_told_which_looks_more_rea
 def test_generators_are_compared_by_how_often_they_are_taken_for_real(
     build: Callable[..., Built], real: Path, made: Path
 ) -> None:
-    strata = thesis_strata(real, made, hypersegmentation=8)
-    strata["hypersegmentation"]["gan"] = {
-        **strata["hypersegmentation"]["ddim"],
-        "where": {"abnormality": "dohle_bodies"},
-    }
+    strata = with_gan(thesis_strata(real, made, hypersegmentation=8))
     built = build(strata=strata, readers=["anna", "ben"])
     for reader in ("anna", "ben"):
         answer_all(built, reader, lambda facts, _: {"choice": "synthetic" if facts[0]["source"] == "gan" else "real"})
@@ -350,11 +355,7 @@ def test_who_has_not_finished_is_counted_and_told(build: Callable[..., Built], r
 def test_who_is_not_counted_changes_no_figure_of_generators(
     build: Callable[..., Built], real: Path, made: Path
 ) -> None:
-    strata = thesis_strata(real, made, hypersegmentation=8)
-    strata["hypersegmentation"]["gan"] = {
-        **strata["hypersegmentation"]["ddim"],
-        "where": {"abnormality": "dohle_bodies"},
-    }
+    strata = with_gan(thesis_strata(real, made, hypersegmentation=8))
     built = build(strata=strata, readers=["anna", "ben"])
     answer_all(built, "anna", lambda *_: {"choice": "synthetic"})
     before = score(read_sheet(built.folder, built.key))["generators"]
@@ -370,11 +371,7 @@ def test_who_is_not_counted_changes_no_figure_of_generators(
 def test_nothing_is_said_of_generators_that_nobody_counted_saw(
     build: Callable[..., Built], real: Path, made: Path, tmp_path: Path
 ) -> None:
-    strata = thesis_strata(real, made, hypersegmentation=8)
-    strata["hypersegmentation"]["gan"] = {
-        **strata["hypersegmentation"]["ddim"],
-        "where": {"abnormality": "dohle_bodies"},
-    }
+    strata = with_gan(thesis_strata(real, made, hypersegmentation=8))
     built = build(strata=strata, readers=["anna", "ben"], abnormalities=["dohle_bodies"])
     reading = Reading(built.folder)
     for reader in ("anna", "ben"):

@@ -11,7 +11,7 @@ from scipy import stats
 from wbc_diffusers.data.duplicates import find_duplicates, oriented_hashes, thumbnail
 from wbc_diffusers.data.images import pixel_sha256
 from wbc_diffusers.readers.cells import Cell
-from wbc_diffusers.readers.config import REAL, ReaderStudy
+from wbc_diffusers.readers.config import REAL, UNEVEN, ReaderStudy
 
 SHARE = 0.52
 """The highest share of right answers that always saying the same may have."""
@@ -62,7 +62,7 @@ def _uneven_strata(config: ReaderStudy) -> list[str]:
         for sources, each in zip(config.sources.values(), numbers, strict=True)
         if REAL in sources
     ]
-    if config.question == "which_is_real" or max(reals) - min(reals) <= 0.05:
+    if config.question == "which_is_real" or max(reals) - min(reals) <= UNEVEN:
         return []
     return [
         "Strata differ in their share of real cells: a habit that goes by stratum would look like skill, so the score "

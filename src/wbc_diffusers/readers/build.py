@@ -42,7 +42,7 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
         What would let readers guess, in sentences; also in the key.
 
     Raises:
-        ValueError: If a source doesn't fit, or key and study lie in each other.
+        ValueError: If a source or the address doesn't fit, or key and study lie in each other.
         FileExistsError: If a folder holds something.
         OSError: If a folder can't be read or written.
     """

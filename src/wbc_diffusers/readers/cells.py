@@ -1,7 +1,8 @@
 """The cells of a reader study: drawn from their sources, and all brought to one form."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -79,15 +80,17 @@ def draw_cells(config: ReaderStudy, rng: np.random.Generator) -> list[Cell]:
 
 def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.random.Generator) -> list[Cell]:
     generated = name != REAL
-    data, digests = _load(source, may_be_generated=generated)
+    with _refusing_generated(source.folder):
+        data = load_cells(source.folder, source.split, where=source.where, may_be_generated=generated)
     wanted = source.number + config.training
     if wanted > len(data):
         raise ValueError(
             f"{wanted} cells of {source.folder} are wanted for {stratum} ({source.number}, and {config.training} for "
             f"practice), and there are {len(data)}: take fewer, or bring more."
         )
-    chosen = rng.permutation(len(data))[:wanted]
-    data, digests = data.select(chosen), [digests[i] for i in chosen]
+    data = data.select(rng.permutation(len(data))[:wanted])
+    with _refusing_generated(source.folder):
+        digests = hashes_of(data, may_be_generated=generated)
     settings = (settings_of(Path(source.folder)) if Path(source.folder).is_dir() else None) or {}
     model = {field: settings[field] for field in ("model", "revision") if field in settings}
     columns = [column for column in ("file_name", "abnormality", "grade", "group", "seed") if column in data.features]
@@ -109,13 +112,13 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
     return cells
 
 
-def _load(source: Source, *, may_be_generated: bool) -> tuple[Any, list[str]]:
-    """The cells of a source, and the hashes of their pixels."""
+@contextmanager
+def _refusing_generated(folder: str) -> Iterator[None]:
+    """Tell of which folder an image is that is refused among real ones."""
     try:
-        data = load_cells(source.folder, source.split, where=source.where, may_be_generated=may_be_generated)
-        return data, hashes_of(data, may_be_generated=may_be_generated)
+        yield
     except RefusedImageError as error:
-        raise ValueError(f"{source.folder} is to give real cells, but one is {error}.") from error
+        raise ValueError(f"{folder} is to give real cells, but one is {error}.") from error
 
 
 def _says_model(row: Mapping[str, Any]) -> bool:

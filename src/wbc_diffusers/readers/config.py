@@ -12,6 +12,9 @@ from wbc_diffusers.training.fields import check_fields, plain, read_fields, read
 REAL = "real"
 """The name of the source of real cells; any other is a generator's."""
 
+UNEVEN = 0.05
+"""How far strata may differ in their share of real cells and still be judged together."""
+
 ALL = "all"
 """The name of all strata, or generators, together."""
 

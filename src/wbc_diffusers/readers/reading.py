@@ -11,6 +11,10 @@ from wbc_diffusers.readers.store import ANSWERS_NAME, Store
 CHOICES = {"real_or_synthetic": ("real", "synthetic"), "which_is_real": ("left", "right")}
 LONGEST_COMMENT = 1000
 LONGEST_S = 86_400.0
+_SHOWN = (
+    "title", "question", "asked", "confidences", "abnormalities", "comments", "consent", "instructions", "texts",
+    "size",
+)  # fmt: skip
 _EVENTS = ("consented", "paused", "resumed", "opened")
 
 
@@ -76,19 +80,8 @@ class Reading:
 
     def texts(self) -> dict[str, Any]:
         """What the pages say, the same for every reader."""
-        fields = (
-            "title",
-            "question",
-            "asked",
-            "confidences",
-            "abnormalities",
-            "comments",
-            "consent",
-            "instructions",
-            "texts",
-        )
         practice = sum("truth" in entry for entry in self.study["readers"][0]["order"])
-        return {**{field: self.study[field] for field in (*fields, "size")}, "practice": practice}
+        return {**{field: self.study[field] for field in _SHOWN}, "practice": practice}
 
     def state(self, reader: Reader) -> dict[str, Any]:
         """Where a reader is: what is to be agreed to, answered next, or done."""

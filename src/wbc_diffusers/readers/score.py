@@ -16,7 +16,7 @@ from wbc_diffusers.readers import detection
 from wbc_diffusers.readers.agreement import cohens_kappa, kappa_with_interval
 from wbc_diffusers.readers.answers import NONE, Item, Sheet
 from wbc_diffusers.readers.certainty import INTERVALS, Equivalence, equivalence, sees_difference, wilson
-from wbc_diffusers.readers.config import ALL, REAL
+from wbc_diffusers.readers.config import ALL, REAL, UNEVEN
 from wbc_diffusers.readers.several import OverReaders, over_readers
 
 LEAST_SHARE = 0.5
@@ -116,8 +116,7 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
             name: None if confounded and name not in _SHARES else _figure(each.interval, _factor(sheet, name))
             for name, each in found.items()
         }
-        balanced = found["balanced_accuracy"]
-        same = None if confounded or np.isnan(balanced.value) else _told(balanced.equivalence(margin))
+        same = None if confounded else _told(found["balanced_accuracy"].equivalence(margin))
         table["mean"] = {"readers": int(there.sum()), **told, "equivalence": same}
     return table
 
@@ -139,7 +138,7 @@ def _is_confounded(sheet: Sheet, chosen: NDArray[np.bool_]) -> bool:
     real = np.array([item.source == REAL for item in sheet.items])
     strata = np.array([item.stratum for item in sheet.items])
     shares = [real[chosen & (strata == stratum)].mean() for stratum in np.unique(strata[chosen])]
-    return bool(max(shares) - min(shares) > 0.05)
+    return bool(max(shares) - min(shares) > UNEVEN)
 
 
 def _of_generator(sheet: Sheet, generator: str) -> NDArray[np.bool_]:

@@ -89,7 +89,7 @@ def _who(record: Mapping[str, Any]) -> list[str]:
 
 
 def _of_mean(record: Mapping[str, Any], mean: Mapping[str, Any] | None) -> list[str]:
-    if mean is None or mean["balanced_accuracy"] is None or mean["balanced_accuracy"]["value"] is None:
+    if mean is None:
         return []
     share, same = mean["balanced_accuracy"], mean["equivalence"]
     what = "share that chose " + record["between"][0] if record["between"] else "balanced accuracy"
@@ -146,9 +146,9 @@ def _seen(record: Mapping[str, Any], row: Mapping[str, Any]) -> str:
         return f"{_away(record, above=d_prime > 0)} ({p})"
     way = "saw a difference" if d_prime > 0 else "saw a difference, and took it the wrong way round"
     # Whoever has no habit of answering is right so often.
-    hidden = stats.norm.cdf(d_prime / 2 * (sqrt(2) if record["question"] == "which_is_real" else 1))
+    unbiased = stats.norm.cdf(d_prime / 2 * (sqrt(2) if record["question"] == "which_is_real" else 1))
     told = f"{way} ({p}); d' is {with_interval(row['d_prime'])}"
-    if row["corrected"] or hidden - row["accuracy"]["value"] < NOTABLE:
+    if row["corrected"] or unbiased - row["accuracy"]["value"] < NOTABLE:
         return told
     side = terms(record)["signal" if row["criterion"]["value"] < 0 else "noise"]
     return f"{told}, though the habit of answering {side!r} hides some of it"

@@ -546,7 +546,7 @@ def test_two_processes_and_a_third_run_beside_them_fill_one_folder(model, tmp_pa
         text=True,
         check=False,
     )
-    said, errors = several.communicate(timeout=300)
+    said, errors = several.communicate(timeout=900)
     assert alone.returncode == several.returncode == 0, alone.stderr + errors
     assert re.findall(r"Process (\d) of 2 made", said) in (["0", "1"], ["1", "0"])
     make(model, tmp_path / "whole", 60)

@@ -71,7 +71,7 @@ def client(hub: HubStandIn, folder: Path, script: str, **variables: str) -> subp
 
 def said(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for a client, and give what it said."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return json.loads(out)
 
@@ -217,7 +217,7 @@ def test_killed_upload_goes_on_where_it_was(hub: HubStandIn, folder: Path) -> No
 
     hub.on_request = kill_at_the_second
     clients.append(client(hub, folder, upload))
-    clients[0].communicate(timeout=120)
+    clients[0].communicate(timeout=600)
     assert clients[0].returncode == -signal.SIGKILL
     (first,) = taken()
     assert hub.repos["lab/model"].branches == {"main": before}

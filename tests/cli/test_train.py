@@ -133,7 +133,7 @@ def test_slurm_stops_a_run_in_time_and_queues_it_again_but_not_one_that_failed(t
     environment = {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)}
     script = shelf("training/accelerate") / "slurm.sh"
     run = f'export TOLD=$$; exec bash "{script}" --config ours-64'
-    done = subprocess.run(["bash", "-c", run], env=environment, timeout=60)
+    done = subprocess.run(["bash", "-c", run], env=environment, timeout=600)
     lines = calls.read_text().splitlines()
     if not told:
         assert (done.returncode, lines) == (2, [])

@@ -225,9 +225,9 @@ def test_two_processes_write_what_one_writes(drawn: list[np.ndarray], folder: Wr
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = ["wbc_diffusers", "evaluate", "--real", real, "--generated", made, "--encoder", LITE[0], "--no-cache"]
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", *command]
-    subprocess.run([*two, "--out", tmp_path / "two"], check=True, env=environment, timeout=300)
+    subprocess.run([*two, "--out", tmp_path / "two"], check=True, env=environment, timeout=900)
     subprocess.run(
-        [sys.executable, "-m", *command, "--out", tmp_path / "one"], check=True, env=environment, timeout=300
+        [sys.executable, "-m", *command, "--out", tmp_path / "one"], check=True, env=environment, timeout=900
     )
     one, both = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
     assert one.keys() == both.keys()

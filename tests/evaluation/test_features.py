@@ -214,7 +214,7 @@ def test_two_processes_give_what_one_gives(cells: Cells, folder: Write, lite: An
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run(
-        [*launcher, script, images, tmp_path / "out", tmp_path / "cache"], check=True, env=environment, timeout=300
+        [*launcher, script, images, tmp_path / "out", tmp_path / "cache"], check=True, env=environment, timeout=900
     )
     one = features_of(read_set(images, "real"), lite, Processing(48))
     for process in range(2):

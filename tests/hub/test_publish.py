@@ -57,7 +57,7 @@ class Lab:
 
     def wbc(self, *arguments: object, token: str | None = "writer", **environment: str) -> tuple[int, str, str]:
         process = self.start(*arguments, token=token, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
 
@@ -315,7 +315,7 @@ def test_upload_that_was_killed_goes_on_and_shows_nothing_before(lab, model):
 
     lab.hub.on_request = kill
     process = lab.start("publish", model, "lab/cells")
-    process.communicate(timeout=300)
+    process.communicate(timeout=900)
     assert process.returncode == -signal.SIGKILL
     assert set(lab.hub.files("lab/cells")) <= {".gitattributes"}
     weights_sent = [each.path for each in lab.hub.requests if each.method == "PUT"]

@@ -68,7 +68,13 @@ def test_pipeline_builds_what_its_recipe_trains_and_runs(name, tmp_path):
     assert parts.keys() == wanted.keys()
     for part, built in parts.items():
         assert type(built) is type(wanted[part])
-        assert own_options(built) == own_options(wanted[part]), part
+        options, trained = own_options(built), own_options(wanted[part])
+        # Computed on another processor, betas differ in their last bit, and so does their fingerprint.
+        betas = [each.pop("trained_betas", None) or [] for each in (options, trained)]
+        np.testing.assert_allclose(*betas, rtol=1e-6, atol=1e-12)
+        fingerprints = [each.pop("computed_betas", None) for each in (options, trained)]
+        assert (fingerprints[0] is None) == (fingerprints[1] is None)
+        assert options == trained, part
     with torch.no_grad():
         if "unet" in parts:
             torch.testing.assert_close(parts["scheduler"].alphas_cumprod, wanted["scheduler"].alphas_cumprod)

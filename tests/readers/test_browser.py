@@ -460,6 +460,6 @@ def test_paths_that_no_client_cleans_up_reach_no_file(served: Served) -> None:
 
 def test_a_second_server_of_the_same_study_is_refused(served: Served) -> None:
     command = [sys.executable, "-m", "wbc_diffusers", "readers", "serve", str(served.built.folder), "--port", "1"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert second.returncode == 2
     assert "is being served already" in second.stderr

@@ -11,7 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from wbc_diffusers import SigmoidDDIMScheduler
-from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import sigmoid_gamma
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import _fingerprint, sigmoid_gamma
 
 SWAPS = [
     "DPMSolverMultistepScheduler",
@@ -141,6 +141,15 @@ def test_computed_betas_are_computed_anew_from_config():
     np.testing.assert_allclose(changed.alphas_cumprod.numpy(), alphas_by_hand(low=0.008), atol=1e-6)
     given = SigmoidDDIMScheduler.from_config(scheduler.config, trained_betas=[0.01] * 1000)
     np.testing.assert_allclose(given.alphas_cumprod.numpy(), 0.99 ** np.arange(1, 1001), atol=1e-6)
+
+
+def test_betas_of_another_processor_are_kept():
+    config = dict(SigmoidDDIMScheduler().config)
+    betas = np.nextafter(config["trained_betas"], 1.0)
+    elsewhere = {**config, "trained_betas": betas.tolist(), "computed_betas": _fingerprint(betas)}
+    again = SigmoidDDIMScheduler.from_config(elsewhere).config
+    assert again["trained_betas"] == betas.tolist() != config["trained_betas"]
+    assert again["computed_betas"] == elsewhere["computed_betas"]
 
 
 def test_config_comes_back_from_its_file(tmp_path: Path):

@@ -166,5 +166,5 @@ batches = feed.batches(0)
 next(batches)
 raise SystemExit(7)
 """
-    done = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], timeout=600, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr

@@ -53,6 +53,14 @@ def test_a_first_training_takes_half_of_the_updates_and_hands_on_its_weights() -
     assert [each.max_train_steps for each in recipes(third, "pre")] == [20, 80]
 
 
+def test_trainings_look_as_often_at_the_validation_however_short_they_are() -> None:
+    arms = {"real": None, "pre": {"first": {"synthetic_ratio": [1.0, 1.0], "max_train_steps": 20}}}
+    study = small(arms=arms, recipe={"max_train_steps": 100, "validate_every": 10, "sizes": {"train": [50, 5]}})
+    found = [*recipes(study, "real"), *recipes(study, "pre")]
+    assert [each.validate_every for each in found] == [10, 2, 8]
+    assert {(each.max_train_steps or 0) / each.validate_every for each in found} == {10}
+
+
 def test_a_filter_is_judged_by_the_named_arm_of_the_same_seed() -> None:
     kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": {"confidence": 0.7}}
     arms = {"real": None, "kept": kept}
@@ -134,6 +142,11 @@ DOSE = {"arm": "with", "ratios": [1], "real_arm": "real", "more_real": [9]}
         ({"arms": {"real": {"abnormality": "dohle_bodies"}}}, "arm real has another abnormality"),
         ({"arms": {"real": {"scale": 0.5}}}, "arm real has another scale"),
         ({"arms": {"real": {"mixed_precision": "bf16"}}}, "arm real has another mixed_precision"),
+        ({"arms": {"real": {"validate_every": 7}}}, "arm real has another validate_every"),
+        ({"arms": {"real": None, "kept": {**MADE, "synthetic_filter": {"classifier": "other"}}}},
+         "arm kept names a classifier in its synthetic_filter, of which nobody knows"),
+        ({"arms": {"real": None, "pre": {"first": {**MADE, "synthetic_filter": {"classifier": "other"}}}}},
+         "arm pre names a classifier"),
         ({"arms": {"real": {"sizes": {"train": [5, 5], "test": [9, 9]}}}}, "arm real has another sizes of test"),
         ({"arms": {"real": None, "pre": {"first": {**MADE, "grades": "apart"}}}}, "list of 3 numbers"),
         # Parts that mean nothing.

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.images import LeakError, check_images, fingerprints, load_images
 from wbc_diffusers.training.recipe import ClassifierRecipe
-from wbc_diffusers.training.selection import load_real
+from wbc_diffusers.training.selection import load_pool, load_real
 
 Study = Callable[..., StudyConfig]
 
@@ -149,6 +150,30 @@ def test_a_class_that_an_arm_would_not_see_is_told_before_any_training(study: St
         check_images(study(arms=arms))
     with pytest.raises(ValueError, match="The arm real has no training image of class hypersegmentation"):
         check_images(study(recipe={"sizes": {"train": [20, 0]}}, arms={"real": None}))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(("counts", "name"), [([10, 0], "hypersegmentation"), ([0, 4], "normal")])
+def test_a_class_that_no_judging_image_has_is_told_before_any_training(
+    study: Study, split: str, counts: list[int], name: str
+) -> None:
+    sizes = {**study().recipe["sizes"], split: counts}
+    with pytest.raises(ValueError, match=f"There is no image of {name} in {split}: it needs some of each class"):
+        check_images(study(recipe={"sizes": sizes}))
+
+
+def test_cells_of_a_model_of_all_grades_are_refused_where_grades_are_apart(
+    study: Study, place: Path, tmp_path: Path
+) -> None:
+    def any_grade(folder: Path) -> None:
+        told = json.loads((folder / "generation.json").read_text())
+        (folder / "generation.json").write_text(json.dumps({**told, "grade": None}))
+
+    made = changed_copy(place / "abnormal", tmp_path / "abnormal", any_grade)
+    recipe = ClassifierRecipe.from_dict({**study().recipe, "sizes": {}, "synthetic": [made]})
+    assert len(load_pool(recipe)) == 40
+    with pytest.raises(ValueError, match="was trained on hypersegmentation of every grade, so that theirs is unknown"):
+        load_pool(replace(recipe, grades="apart"))
 
 
 def test_a_real_folder_with_a_generated_image_stops_the_study(study: Study, place: Path, tmp_path: Path) -> None:

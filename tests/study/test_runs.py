@@ -147,6 +147,45 @@ def test_a_run_counts_as_done_by_the_same_recipe_on_the_same_images(study: Study
         is_done(config, run_of(config, "with"), out, {**cells, "synthetic": "other"})
 
 
+def test_a_run_whose_judge_is_trained_otherwise_is_none_of_this_study(study: Study, do: Do, tmp_path: Path) -> None:
+    anything = {"confidence": 0.0, "similarity": None}
+    kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": anything}
+    config = study(arms={**ARMS, "kept": kept, "focal": {"focal_gamma": 1.0}})
+    for arm in ("real", "kept"):
+        do(config, arm)
+    cells = fingerprints(config)
+    assert is_done(config, run_of(config, "kept"), tmp_path / "out", cells)
+    others = [
+        {"real": {"focal_gamma": 2.0}, "kept": kept},
+        {"real": None, "kept": {**kept, "filtered_by": "focal"}, "focal": {"focal_gamma": 1.0}},
+    ]
+    for arms, field in zip(others, ("focal_gamma", "focal_gamma, name, synthetic_filter"), strict=True):
+        other = study(arms=arms)
+        with pytest.raises(ValueError, match=f"kept, seed 0 was trained with another {field} in"):
+            is_done(other, run_of(other, "kept"), tmp_path / "out", cells)
+    with pytest.raises(ValueError, match="kept, seed 0 was trained or judged on other images"):
+        is_done(config, run_of(config, "kept"), tmp_path / "out", {**cells, "pool": "other"})
+
+
+def test_where_other_cells_are_held_out_a_run_judges_again_and_is_not_trained(
+    study: Study, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = do(study(), "real")
+    seconds = json.loads((folder / "run.json").read_text())["seconds"]
+    before = Predictions.load(folder / "test.npz").probabilities
+    for fewer in (study(swap_images=3), study(swap_images=0)):
+        assert not is_done(fewer, run_of(fewer, "real"), tmp_path / "out", fingerprints(fewer))
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "train_classifier", None)
+            do(fewer, "real")
+        assert is_done(fewer, run_of(fewer, "real"), tmp_path / "out", fingerprints(fewer))
+        np.testing.assert_array_equal(Predictions.load(folder / "test.npz").probabilities, before)
+        assert (folder / "swap.npz").is_file() == bool(fewer.swap_images)
+        if fewer.swap_images:
+            assert np.bincount(Predictions.load(folder / "swap.npz").labels).tolist() == [3, 3]
+    assert json.loads((folder / "run.json").read_text())["seconds"] == seconds
+
+
 def test_a_study_that_was_moved_is_still_done(study: Study, do: Do, tmp_path: Path) -> None:
     anything = {"confidence": 0.0, "similarity": None}
     kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": anything}

@@ -219,8 +219,9 @@ class SigmoidDDIMScheduler(SchedulerMixin, ConfigMixin):
             alphas_cumprod = rates**2
             betas = betas_from_alphas_cumprod(alphas_cumprod)
             # Betas of another processor differ in their last bit: kept, a config saves again as it was.
-            if np.shape(trained_betas) == betas.shape and np.allclose(trained_betas, betas, rtol=1e-6, atol=1e-12):
-                betas = np.asarray(trained_betas, dtype=np.float64)
+            before = np.asarray(betas if trained_betas is None else trained_betas, dtype=np.float64)
+            if before.shape == betas.shape and np.allclose(before, betas, rtol=1e-6, atol=1e-12):
+                betas = before
             self.register_to_config(trained_betas=betas.tolist(), computed_betas=_fingerprint(betas))
         # Otherwise from_config of another class drops what was left at our defaults, the betas among it.
         self.register_to_config(_use_default_values=[])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ LEAST_SEEDS = 5
 _OWN_PARTS = {"first", "filtered_by"}
 _SET_HERE = {"kind", "seed", "synthetic", "synthetic_held_out"}
 _OF_ARMS = {"synthetic_filter", "synthetic_ratio"}
-_SHARED = ("abnormality", "grades", "where", "scale", "mixed_precision")
+_SHARED = ("abnormality", "grades", "where", "scale", "mixed_precision", "validate_every", "validation_images")
 """Fields that no arm has otherwise: what judges is the same for all, and a process keeps its first precision."""
 
 
@@ -156,6 +156,11 @@ class StudyConfig:
             raise ValueError(f"The arm {name} has first {first!r}; it must be a mapping.")
         if own := _SET_HERE & {*changes, *(first or {})}:
             raise ValueError(f"The arm {name} has {', '.join(sorted(own))}, which the study sets: leave it out.")
+        if any("classifier" in (each.get("synthetic_filter") or {}) for each in (changes, first or {})):
+            raise ValueError(
+                f"The arm {name} names a classifier in its synthetic_filter, of which nobody knows what it was trained "
+                "on: name an arm by filtered_by."
+            )
         judge = {} if by is None else self.arms.get(by) or {}
         if by is not None and (by not in self.arms or (isinstance(judge, dict) and judge.get("filtered_by"))):
             raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
@@ -271,7 +276,11 @@ class StudyConfig:
         batches = {each.train_batch_size for each in made}
         if sum(each.max_train_steps or 0 for each in made) != total or batches != {base.train_batch_size}:
             raise ValueError(f"The arm {arm.name} has another budget than max_train_steps {total}: all have the same.")
-        return made
+        # As many looks at the validation images in a short training as in a long one: who looks oftener chooses better.
+        return [
+            replace(each, validate_every=max(1, round(base.validate_every * (each.max_train_steps or 0) / total)))
+            for each in made
+        ]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

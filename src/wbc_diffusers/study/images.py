@@ -76,25 +76,35 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     pool = _counts(load_pool(recipe), recipe) if config.sets else {}
     for arm in config.all_arms():
         _check_counts(config, arm, pool)
-    counts = {name: _counts(getattr(images, name), recipe) for name in ("test", "validation")}
+    counts = {name: _counts(data, recipe) for name, data in judges.items()}
+    for split, counted in counts.items():
+        if missing := [name for name, count in counted.items() if not count]:
+            raise ValueError(f"There is no image of {', '.join(missing)} in {split}: it needs some of each class.")
     return {"images": counts, "generators": seen}
 
 
 def fingerprints(config: StudyConfig) -> dict[str, str]:
-    """What tells the images of a study from others: the real ones with their classes, and who made the synthetic ones.
+    """What tells the images of a study from others.
+
+    Returns:
+        Hashes of `real`, the real images with their classes; of `synthetic`, who made the synthetic ones; and, where
+        there are any, of `pool` and `swap`, those that may be trained on, and those that are held out.
 
     Raises:
         ValueError: If a folder of synthetic images tells nothing of its model.
     """
     recipe = _any_recipe(config)
     splits = [_load_split(config, recipe, split) for split in SPLITS]
-    content = {
+    content: dict[str, Any] = {
         "real": [[list(data["pixel_sha256"]), list(data[CLASS_COLUMN])] for data in splits],
         "synthetic": [
             {name: told for name, told in (settings_of(Path(each.folder)) or {}).items() if name != "seeds"}
             for each in config.sets
         ],
     }
+    if config.sets:
+        content["pool"] = list(load_pool(recipe)["pixel_sha256"])
+        content["swap"] = list(load_pool(recipe, held_out=True)["pixel_sha256"])
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in content.items()}
 
 

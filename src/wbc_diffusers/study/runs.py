@@ -19,7 +19,7 @@ from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import class_numbers
 from wbc_diffusers.data.parallel import end_with_parent
 from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
-from wbc_diffusers.study.images import StudyImages, fingerprints, load_images
+from wbc_diffusers.study.images import StudyImages, load_images
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.training.classifier import ClassifierTask, train_classifier
 from wbc_diffusers.training.files import write_whole
@@ -65,11 +65,13 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
         out: Its folder.
         cells: Of `fingerprints`.
 
+    Returns:
+        False also where it was trained, and judged other images that are held out than there are now.
+
     Raises:
-        ValueError: If it was done by another recipe, or on other images, than it would be now.
+        ValueError: If it was trained by another recipe, or on other images, than it would be now.
     """
-    runs = out / "runs"
-    path = folder_of(run.arm, run.seed, runs) / DONE_NAME
+    path = folder_of(run.arm, run.seed, out / "runs") / DONE_NAME
     if not path.is_file():
         return False
     try:
@@ -77,7 +79,7 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
         before = told["recipes"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove {path.parent}, and it is trained again.") from error
-    now = _recipes_as_data(config.recipes(run.arm, run.seed, runs))
+    now = _what_decides(config, run)
     changed = {
         key
         for old, new in zip(before, now, strict=False)
@@ -94,38 +96,57 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
             f"{run.in_words} was trained or judged on other images than those given now, in {path.parent}: give the "
             "same, or another --out."
         )
-    return True
+    return bool(told.get("swap") == cells.get("swap"))
 
 
 def _cells_of(run: Run, cells: Mapping[str, str]) -> dict[str, str]:
-    """The fingerprints of what a run sees."""
-    return {name: value for name, value in cells.items() if name == "real" or run.arm.synthetic}
+    """The fingerprints of what a run is trained on."""
+    seen = {"real": True, "synthetic": run.arm.synthetic, "pool": run.arm.filtered_by is not None}
+    return {name: value for name, value in cells.items() if seen.get(name)}
 
 
-def _recipes_as_data(recipes: Sequence[ClassifierRecipe]) -> list[dict[str, Any]]:
-    """What decides of the weights; paths of runs are left out, since a folder may be moved."""
+def _what_decides(config: StudyConfig, run: Run) -> list[dict[str, Any]]:
+    """The recipes that decide of a run's weights: its own, and those of the run that filters for it.
+
+    Places are left out, since folders may be moved: `fingerprints` tell what is in them.
+    """
     found = []
-    for recipe in recipes:
-        values = {key: value for key, value in recipe.to_dict().items() if key not in _FOLLOWS_NO_RECIPE}
-        if values["synthetic_filter"]:
-            values["synthetic_filter"] = {**values["synthetic_filter"], "classifier": "of this study"}
-        found.append(values)
-    for later in found[1:]:
-        later["pretrained"] = "the one before"
+    judges = [arm for arm in config.all_arms() if arm.name == run.arm.filtered_by]
+    for arm in (run.arm, *judges):
+        for number, recipe in enumerate(config.recipes(arm, run.seed, Path())):
+            values = {key: value for key, value in recipe.to_dict().items() if key not in _FOLLOWS_NO_RECIPE}
+            values["synthetic"] = len(recipe.synthetic)
+            if recipe.synthetic_filter:
+                values["synthetic_filter"] = {**recipe.synthetic_filter, "classifier": run.arm.filtered_by}
+            if number:
+                values["pretrained"] = "the one before"
+            found.append(values)
     return found
 
 
-def do_runs(config: StudyConfig, out: Path, processes: int, say: Callable[[str], None]) -> None:
-    """Do all runs that are not done, and tell of each, with what is left.
+def runs_left(config: StudyConfig, out: Path, cells: Mapping[str, str]) -> list[Run]:
+    """The runs that are not done, or ValueError if one was done by another recipe or on other images."""
+    return [run for run in all_runs(config) if not is_done(config, run, out, cells)]
+
+
+def do_runs(
+    config: StudyConfig,
+    left: Sequence[Run],
+    out: Path,
+    cells: Mapping[str, str],
+    processes: int,
+    say: Callable[[str], None],
+) -> None:
+    """Do runs, and tell of each, with what is left.
 
     Args:
         config: The study.
-        out: Its folder.
+        left: Of `runs_left`.
+        out: The study's folder.
+        cells: Of `fingerprints`.
         processes: How many trainings run at a time.
         say: Called with a line now and then.
     """
-    cells = fingerprints(config)
-    left = [run for run in all_runs(config) if not is_done(config, run, out, cells)]
     if not left:
         return
     with _pool(config, out, processes, cells) as pool:
@@ -226,10 +247,30 @@ def _time_updates(config: StudyConfig) -> float:
 
 
 def _do(run: Run) -> float:
-    """Train a run, let it judge, and write down what it says; gives its recall."""
+    """Train a run that is not trained yet, let it judge, and write down what it says; gives its recall."""
     from wbc_diffusers.study.measures import recall_at_specificity
 
-    config, out, images = _here["config"], _here["out"], _here["images"]
+    config, out, cells = _here["config"], _here["out"], _here["cells"]
+    folder = folder_of(run.arm, run.seed, out / "runs")
+    done = folder / DONE_NAME
+    told = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else _train(config, run, out)
+    recipe = config.recipes(run.arm, run.seed, out / "runs")[-1]
+    found = judge(folder, recipe, _here["images"])
+    for name in SETS:
+        (folder / f"{name}.npz").unlink(missing_ok=True)
+    for name, predictions in found.items():
+        predictions.save(folder / f"{name}.npz")
+    told |= {"cells": _cells_of(run, cells), "swap": cells.get("swap")}
+    write_whole(done, (json.dumps(told, indent=1) + "\n").encode())
+    for place in (folder, folder_of(run.arm, run.seed, out / "runs", first=True)):
+        for spare in ("checkpoints", "best"):
+            shutil.rmtree(place / spare, ignore_errors=True)
+    test = found["test"]
+    return recall_at_specificity(test.scores, test.abnormal, config.specificity)
+
+
+def _train(config: StudyConfig, run: Run, out: Path) -> dict[str, Any]:
+    """Train a run, both of its stages where it has two; what is told of it."""
     runs = out / "runs"
     recipes = config.recipes(run.arm, run.seed, runs)
     folder = folder_of(run.arm, run.seed, runs)
@@ -243,23 +284,13 @@ def _do(run: Run) -> float:
             # Also where it is done: the recipe may have changed since the study was stopped.
             if not train_classifier(recipe, config.data, place, resume="latest"):
                 raise SystemExit(143)
-    found = judge(folder, recipes[-1], images)
-    for name, predictions in found.items():
-        predictions.save(folder / f"{name}.npz")
-    told = {
+    return {
         "arm": run.arm.name,
         "seed": run.seed,
-        "recipes": _recipes_as_data(recipes),
-        "cells": _cells_of(run, _here["cells"]),
+        "recipes": _what_decides(config, run),
         "trained_on": [_manifest(place)["training"] for place in folders],
         "seconds": round(time.monotonic() - started, 1),
     }
-    write_whole(folder / DONE_NAME, (json.dumps(told, indent=1) + "\n").encode())
-    for place in folders:
-        for spare in ("checkpoints", "best"):
-            shutil.rmtree(place / spare, ignore_errors=True)
-    test = found["test"]
-    return recall_at_specificity(test.scores, test.abnormal, config.specificity)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from wbc_diffusers.pages import chart_svg, save_charts, write_page
 from wbc_diffusers.pages.tables import as_csv, as_markdown
 from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.figures import draw_figures
-from wbc_diffusers.study.images import check_images
+from wbc_diffusers.study.images import check_images, fingerprints
 from wbc_diffusers.study.results import ArmRuns, build_record, read_runs
-from wbc_diffusers.study.runs import do_runs
+from wbc_diffusers.study.runs import do_runs, runs_left
 from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
 from wbc_diffusers.training.files import write_whole
 from wbc_diffusers.training.output import LOCK_NAME, only_run
@@ -44,9 +44,10 @@ def run_study(config: StudyConfig, out: Path, processes: int, say: Callable[[str
         raise FileExistsError(f"{out} holds something, and no study: give a new or empty folder.")
     out.mkdir(parents=True, exist_ok=True)
     with only_run(out):
-        facts = check_images(config)
+        facts, cells = check_images(config), fingerprints(config)
+        left = runs_left(config, out, cells)
         write_whole(out / STUDY_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
-        do_runs(config, out, processes, say)
+        do_runs(config, left, out, cells, processes, say)
         arms = read_runs(config, out)
         record = build_record(config, arms, facts)
         write_results(record, arms, out)

@@ -87,10 +87,16 @@ def load_pool(recipe: ClassifierRecipe, *, held_out: bool = False) -> Any:
 
     classes, parts = classes_of(recipe), []
     for folder in recipe.synthetic:
-        if not (settings_of(Path(folder)) or {}).get("abnormality", "none"):
+        settings = settings_of(Path(folder)) or {}
+        if not (shown := settings.get("abnormality", "none")):
             raise ValueError(
                 f"The model of the cells in {folder} was trained without a word on their abnormality, so that their "
                 "class is unknown: train it with a `where` that names it, such as {abnormality: none} for normal cells."
+            )
+        if recipe.grades == "apart" and shown == recipe.abnormality and not settings.get("grade"):
+            raise ValueError(
+                f"The model of the cells in {folder} was trained on {shown} of every grade, so that theirs is unknown: "
+                "train one of each grade, by a `where` that names it, or set grades merged."
             )
         data = load_labelled(folder, "train", classes, generated=True)
         numbers, order = class_numbers(data, classes), np.argsort(np.array(data["file_name"]), kind="stable")

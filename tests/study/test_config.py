@@ -170,6 +170,12 @@ DOSE = {"arm": "with", "ratios": [1], "real_arm": "real", "more_real": [9]}
         ({"dose": DOSE, "recipe": {"max_train_steps": 9, "sizes": None}}, "set sizes of train"),
         ({"dose": DOSE, "recipe": {"max_train_steps": 9, "sizes": {"train": [5, None]}}}, "set sizes of train"),
         ({"dose": DOSE, "recipe": {"max_train_steps": 9, "grades": "apart"}}, "A dose-response is of two classes"),
+        ({"dose": {**DOSE, "ratios": [4.0]}}, r"The dose has a point twice: \[4.0, 4.0\]"),
+        ({"dose": {**DOSE, "more_real": [10, 10]}}, r"The dose has a point twice: \[5, 10, 10\]"),
+        ({"dose": DOSE, "arms": {"real": None, "with": {**MADE, "oversample": True}}}, "must be its real_arm real"),
+        ({"dose": DOSE, "arms": {"real": None, "with": {**MADE, "filtered_by": "real"}}}, "that no filter counts"),
+        ({"dose": DOSE, "arms": {n: {**m, "sizes": {"train": [9, 2]}} for n, m in (("real", {}), ("with", MADE))}},
+         "neither may have sizes of its own"),
     ],
 )  # fmt: skip
 def test_a_study_that_could_not_be_compared_is_refused_before_any_training(changes: dict[str, Any], told: str) -> None:

@@ -19,12 +19,13 @@ from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
 NORMALS, ABNORMALS, SWAPPED = 100, 20, 40
 SEEDS = [3, 8]
 RECALLS: dict[str, tuple[float, float]] = {
-    "real only": (0.3, 0.3),
+    "real only": (0.1, 0.1),
     "oversampled": (0.4, 0.5),  # the best without, by its mean
     "lucky": (0.6, 0.2),  # it has the best seed
     "synthetic": (0.7, 0.7),
     "harmful": (0.0, 0.0),
     "as good": (0.5, 0.4),
+    "below the best": (0.1, 0.1),
     "synthetic, 1 for each real one": (0.4, 0.5),
     "synthetic, 4 for each real one": (1.0, 1.0),
     "oversampled, 20 real": (0.6, 0.6),
@@ -36,9 +37,10 @@ ARMS: dict[str, Any] = {
     "real only": None,
     "oversampled": {"oversample": True},
     "lucky": {"focal_gamma": 1.0},
-    "synthetic": {"synthetic_ratio": [0.0, 2.0]},
-    "harmful": {"synthetic_ratio": [0.5, 2.0]},
-    "as good": {"first": {"synthetic_ratio": [0.0, 1.0]}},
+    "synthetic": {"oversample": True, "synthetic_ratio": [0.0, 2.0]},
+    "harmful": {"oversample": True, "synthetic_ratio": [0.5, 2.0]},
+    "as good": {"oversample": True, "first": {"synthetic_ratio": [0.0, 1.0]}},
+    "below the best": {"synthetic_ratio": [0.0, 1.0]},
 }
 
 
@@ -221,22 +223,46 @@ def test_runs_that_are_not_done_are_no_study(tmp_path: Path) -> None:
 
 
 def test_findings_say_what_helps_what_harms_and_what_is_not_told_apart(record: dict[str, Any]) -> None:
-    lines = findings(record)
+    enough = {**record, "study": {**record["study"], "seeds": [1, 2, 3, 4, 5]}}
+    lines = findings(enough)
     assert lines[0] == (
-        "The best arm without synthetic cells is oversampled: recall 45.0 % at 95 % specificity, the mean of 2 seeds."
+        "The best arm without synthetic cells is oversampled: recall 45.0 % at 95 % specificity, the mean of 5 seeds."
     )
+    cannot_tell = "neither helps nor harms that this study could tell"
     starts = [
-        "synthetic helps: +25.0 points (",
-        "harmful harms: -45.0 points (",
-        "as good is not told apart from it: +0.0",
+        ("synthetic helps: +25.0 points (", "+25.0 points (", "oversampled, its like."),
+        ("harmful harms: -45.0 points (", "-45.0 points (", "oversampled, its like."),
+        (f"as good {cannot_tell}: +0.0 points (", "+0.0 points (", "oversampled, its like."),
+        # Worse than the best, whom the same images chose, but as good as the same without synthetic cells.
+        (f"below the best {cannot_tell}: -35.0 points (", "+0.0 points (", "real only, its like."),
+        ("harmful tells cells by their source: it calls synthetic normal ones abnormal +70.0 points (", "oftener", ""),
+        ("10 synthetic cells were worth 0 real ones (", "", ""),
+        ("20 synthetic cells were worth 18 real ones (", "", ""),
+        ("40 synthetic cells were worth at least 30 real ones (", "", "30 or more)."),
     ]
-    for start, line in zip(starts, lines[1:4], strict=True):
+    for (start, middle, end), line in zip(starts, lines[1:], strict=True):
         assert line.startswith(start)
-    assert lines[4].startswith("10 synthetic cells were worth 0 real ones (")
-    assert lines[5].startswith("20 synthetic cells were worth 18 real ones (")
-    assert lines[6].startswith("40 synthetic cells were worth at least 30 real ones (")
-    assert lines[6].endswith("30 or more).")
-    assert len(lines) == 7
+        assert middle in line[len(start) :]
+        assert line.endswith(end)
+
+
+def test_of_few_seeds_no_verdict_is_given(record: dict[str, Any]) -> None:
+    lines = findings(record)
+    assert lines[1] == "With fewer than 5 seeds nothing is said of what helps or harms."
+    assert lines[2].startswith("synthetic: +25.0 points (")
+    assert not any("helps" in line or "harms" in line for line in lines[2:])
+    one = {**record, "study": {**record["study"], "seeds": [1]}}
+    assert findings(one)[0].endswith("at 95 % specificity, of a single seed.")
+
+
+def test_an_arm_is_held_against_the_same_without_synthetic_cells(arms: Any) -> None:
+    likes = {name: arm["counterpart"]["name"] for name, arm in arms.items() if "counterpart" in arm}
+    assert likes.pop("below the best") == "real only"
+    assert set(likes.values()) == {"oversampled"}
+    assert likes.keys() == {"synthetic", "harmful", "as good", *(name for name in arms if "for each" in name)}
+    assert arms["synthetic"]["counterpart"]["difference"]["value"] == pytest.approx(0.25)
+    high = arms["below the best"]["differences"]["recall_at_specificity"]["high"]
+    assert high < 0 <= arms["below the best"]["counterpart"]["difference"]["high"]
 
 
 # -- the table -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ def test_a_classifier_that_knows_synthetic_cells_by_their_source_has_a_gap() -> 
     assert found["normal"]["synthetic"] == pytest.approx(0.75)
     gap = found["normal"]["difference"]
     assert gap["value"] == pytest.approx(0.7)
-    reach = 1.96 * np.sqrt(0.05 * 0.95 / 100 + 0.75 * 0.25 / 40)
+    smooth = [(0.05 * 100 + 1) / 102, (0.75 * 40 + 1) / 42]
+    reach = 1.959964 * np.sqrt(sum(p * (1 - p) / n for p, n in zip(smooth, (100, 40), strict=True)))
     assert (gap["low"], gap["high"]) == (pytest.approx(0.7 - reach), pytest.approx(0.7 + reach))
     assert (found["abnormal"]["real"], found["abnormal"]["synthetic"]) == (0.75, 1.0)
 
@@ -44,6 +45,25 @@ def test_the_scatter_of_seeds_widens_the_interval() -> None:
     assert apart is not None
     width = [each["normal"]["difference"]["high"] - each["normal"]["difference"]["low"] for each in (alike, apart)]
     assert width[1] > 5 * width[0]
+
+
+def test_intervals_of_few_seeds_hold_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        shares = np.clip(rng.normal(0.45, 0.2, 5), 0.0, 1.0)  # 0.4 above the real ones, in the mean of all seeds
+        swaps = [said(list(np.where(rng.random(200) < share, 0.99, 0.1)), [0] * 200) for share in shares]
+        found = swap_gap({"test": [REAL] * 5, "swap": swaps}, 0.95)
+        assert found is not None
+        gap = found["normal"]["difference"]
+        held += gap["low"] <= 0.4 <= gap["high"]
+    assert 0.92 <= held / 400 <= 0.98  # by 1.96 it is 0.87
+
+
+def test_runs_of_other_cells_are_not_averaged() -> None:
+    one, other = said([0.5] * 40, [0] * 40), said([0.5] * 40, [0] * 40, "another")
+    with pytest.raises(ValueError, match="the names of run 1 and run 0 differ"):
+        swap_gap({"test": [REAL] * 2, "swap": [one, other]}, 0.95)
 
 
 def test_without_synthetic_cells_there_is_nothing_to_swap() -> None:

@@ -57,6 +57,11 @@ class Arm:
         """Whether synthetic images take part."""
         return any(any(each.get("synthetic_ratio") or []) for each in (self.changes, self.first or {}))
 
+    @property
+    def without(self) -> dict[str, Any]:
+        """What it changes beside the synthetic images."""
+        return {key: value for key, value in self.changes.items() if key not in _OF_ARMS}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
@@ -197,6 +202,14 @@ class StudyConfig:
                 f"The dose's arm {arm.name} has no synthetic abnormal images beside the real ones: set its "
                 "synthetic_ratio, such as [0.0, 1.0]."
             )
+        if arm.filtered_by is not None or arm.without != real.changes or "sizes" in real.changes:
+            raise ValueError(
+                f"The dose's arm {arm.name} must be its real_arm {real.name} with synthetic images that no filter "
+                "counts, and neither may have sizes of its own: their curves are held against each other."
+            )
+        for points in ([abnormal, *self.dose["ratios"]], [train[1], *self.dose["more_real"]]):
+            if len(set(points)) < len(points):
+                raise ValueError(f"The dose has a point twice: {points}, of which the first is the arm's own.")
         doses = [
             Arm(
                 f"{arm.name}, {ratio:g} for each real one",

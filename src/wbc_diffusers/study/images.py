@@ -163,7 +163,7 @@ def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[st
             f"The images in {each.folder} were made by another model than {each.model} is now: name that one, whose "
             "manifest tells what it was trained on, or generate them anew."
         )
-    manifest, near = read_manifest(Path(each.model)), {}
+    manifest, near, unhashed = read_manifest(Path(each.model)), {}, 0
     for split, data in judges.items():
         images = partial(_image, data)
         found = find_leaks_among([Path(n) for n in data["file_name"]], data["pixel_sha256"], images, manifest)
@@ -172,16 +172,16 @@ def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[st
                 f"{each.model} was trained on images that are to judge ({split}): {found.in_words} Train it on the "
                 "training split alone, or take these images out."
             )
-        if found.near:
-            logger.warning("%s: %s They may be copies; see that they are not.", split, found.in_words)
-        near[split] = len(found.near)
+        if found.near or found.hashed < found.known:
+            logger.warning("%s, %s: %s See that none is a copy.", each.model, split, found.in_words)
+        near[split], unhashed = len(found.near), found.known - found.hashed
     known = known_images(manifest)
     counts = {
         split: {name: sum(h in known for h in _hashes(data, name)) for name in sorted(set(data[CLASS_COLUMN]))}
         for split, data in splits.items()
     }
     model = {"folder": each.folder, "model": settings["model"], "revision": settings["revision"]}
-    return {**model, "trained_on": counts, "images_known": len(known), "near": near}
+    return {**model, "trained_on": counts, "images_known": len(known), "images_unhashed": unhashed, "near": near}
 
 
 def _image(data: Any, index: int) -> Image.Image:

@@ -5,6 +5,7 @@ Scores say how abnormal an image looks; it is called abnormal if its score is ab
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
+MAIN: Final = "recall_at_specificity"
+"""The figure that arms are held against each other by."""
 SPECIFICITY = 0.95
 BINS = 15
 ROUNDING = 1e-9

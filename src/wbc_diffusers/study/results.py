@@ -14,7 +14,7 @@ from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.study.compare import Measure, arm_estimate, mcnemar_at_specificity, paired_difference
 from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
 from wbc_diffusers.study.dose import exchange_rate
-from wbc_diffusers.study.measures import confusion, summary, threshold_at_specificity
+from wbc_diffusers.study.measures import MAIN, confusion, summary, threshold_at_specificity
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.runs import DONE_NAME, SETS
 from wbc_diffusers.study.swap import swap_gap
@@ -62,14 +62,22 @@ def read_runs(config: StudyConfig, out: Path) -> list[ArmRuns]:
 def best_without(config: StudyConfig, arms: Sequence[ArmRuns]) -> ArmRuns:
     """The arm without synthetic images that has the highest recall on the test images.
 
-    It is chosen by the same images that it is compared on, which can only flatter it.
+    It is chosen by the same images that it is compared on, which can only flatter it: whoever is better than it is no
+    worse than it looks, but who is worse may be as good.
     """
     others = [each for each in arms if not each.arm.synthetic and each.arm.more_real is None]
-    return max(others, key=lambda each: np.mean([figures[_MAIN] for figures in _figures(config, each)]))
+    return max(others, key=lambda each: np.mean([figures[MAIN] for figures in _figures(config, each)]))
 
 
-_MAIN: Measure = "recall_at_specificity"
-_COMPARED: tuple[Measure, ...] = (_MAIN, "auroc", "auprc")
+def counterpart(runs: ArmRuns, arms: Sequence[ArmRuns]) -> ArmRuns | None:
+    """The arm that is the same but for the synthetic images, which no figure chose; None where the study has none."""
+    if not runs.arm.synthetic:
+        return None
+    same = [each for each in arms if not each.arm.synthetic and each.arm.changes == runs.arm.without]
+    return same[0] if same else None
+
+
+_COMPARED: tuple[Measure, ...] = (MAIN, "auroc", "auprc")
 
 
 def _figures(config: StudyConfig, runs: ArmRuns) -> list[dict[str, float]]:
@@ -96,24 +104,35 @@ def build_record(config: StudyConfig, arms: Sequence[ArmRuns], facts: Mapping[st
         "updates": config.updates,
         "weights": _weights_in_words(config),
         "reference": reference.arm.name,
-        "arms": [_arm_record(config, each, reference) for each in arms],
+        "arms": [_arm_record(config, each, reference, counterpart(each, arms)) for each in arms],
         "dose": _dose_record(config, arms),
     }
 
 
 def _weights_in_words(config: StudyConfig) -> str:
-    """Where the weights of the classifiers come from, without the path to them."""
-    pretrained = config.recipes(config.all_arms()[0], config.seeds[0], Path())[0].pretrained
-    return "random weights" if pretrained is None else f"the pretrained weights of {public_name(pretrained)}"
+    """Where the weights of the classifiers come from, without the path to them; by arm where they differ."""
+    starts: dict[str, list[str]] = {}
+    for arm in config.all_arms():
+        pretrained = config.recipes(arm, config.seeds[0], Path())[0].pretrained
+        words = "random weights" if pretrained is None else f"the pretrained weights of {public_name(pretrained)}"
+        starts.setdefault(words, []).append(arm.name)
+    if len(starts) == 1:
+        return next(iter(starts))
+    return "; ".join(f"{words} ({', '.join(names)})" for words, names in starts.items())
 
 
-def _arm_record(config: StudyConfig, runs: ArmRuns, reference: ArmRuns) -> dict[str, Any]:
+def _arm_record(config: StudyConfig, runs: ArmRuns, reference: ArmRuns, same_without: ArmRuns | None) -> dict[str, Any]:
     each = _figures(config, runs)
     options: dict[str, Any] = {"specificity": config.specificity, "replicates": config.replicates}
     estimates = {name: _estimate(arm_estimate(runs.test, measure=name, **options)) for name in _COMPARED}
     beside: dict[str, Any] = {}
+    if same_without is not None:
+        beside["counterpart"] = {
+            "name": same_without.arm.name,
+            "difference": _estimate(paired_difference(runs.test, same_without.test, **options)),
+        }
     if runs is not reference:
-        beside = {
+        beside |= {
             "differences": {
                 name: _estimate(paired_difference(runs.test, reference.test, measure=name, **options))
                 for name in _COMPARED

@@ -10,9 +10,10 @@ import yaml
 from wbc_diffusers import __version__
 from wbc_diffusers.pages import chart_svg, save_charts, write_page
 from wbc_diffusers.pages.tables import as_csv, as_markdown
-from wbc_diffusers.study.config import StudyConfig
+from wbc_diffusers.study.config import LEAST_SEEDS, StudyConfig
 from wbc_diffusers.study.figures import draw_figures
 from wbc_diffusers.study.images import check_images, fingerprints
+from wbc_diffusers.study.measures import MAIN
 from wbc_diffusers.study.results import ArmRuns, build_record, read_runs
 from wbc_diffusers.study.runs import do_runs, runs_left
 from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
@@ -79,21 +80,17 @@ def write_results(record: Mapping[str, Any], arms: Sequence[ArmRuns], out: Path)
 def findings(record: Mapping[str, Any]) -> list[str]:
     """What a study found, in sentences."""
     arms = [arm for arm in record["arms"] if arm["dose"] is None and arm["more_real"] is None]
-    by_name = {arm["name"]: arm for arm in arms}
-    reference = by_name[record["reference"]]["estimates"]["recall_at_specificity"]["value"]
+    seeds = len(record["study"]["seeds"])
+    best = next(arm for arm in arms if arm["name"] == record["reference"])["estimates"][MAIN]["value"]
+    mean = f"the mean of {seeds} seeds" if seeds > 1 else "of a single seed"
     told = [
-        f"The best arm without synthetic cells is {record['reference']}: recall {100 * reference:.1f} % at "
-        f"{100 * record['study']['specificity']:g} % specificity, the mean of {len(record['study']['seeds'])} seeds."
+        f"The best arm without synthetic cells is {record['reference']}: recall {100 * best:.1f} % at "
+        f"{100 * record['study']['specificity']:g} % specificity, {mean}."
     ]
-    for arm in arms:
-        if not arm["synthetic"]:
-            continue
-        found = arm["differences"]["recall_at_specificity"]
-        verdict = "helps" if found["low"] > 0 else "harms" if found["high"] < 0 else "is not told apart from it"
-        told.append(
-            f"{arm['name']} {verdict}: {points(found['value'])} points ({points(found['low'])} to "
-            f"{points(found['high'])})."
-        )
+    if seeds < LEAST_SEEDS:
+        told.append(f"With fewer than {LEAST_SEEDS} seeds nothing is said of what helps or harms.")
+    told += [_verdict(arm, enough=seeds >= LEAST_SEEDS) for arm in arms if arm["synthetic"]]
+    told += [line for arm in arms if arm["synthetic"] and (line := _swap_verdict(arm))]
     for dose in (record["dose"] or {}).get("doses", []):
         worth = dose["worth"]
         bound = f"{dose['bound']} " if dose["bound"] else ""
@@ -103,3 +100,36 @@ def findings(record: Mapping[str, Any]) -> list[str]:
             f"{' or more' if dose['high_open'] else ''})."
         )
     return told
+
+
+def _verdict(arm: Mapping[str, Any], *, enough: bool) -> str:
+    """Whether an arm helps, held against the best without, or harms, held against the same without synthetic cells.
+
+    The best was chosen by the images that judge: who is better than it helps, but who is worse need not harm.
+    """
+    found, same = arm["differences"][MAIN], arm.get("counterpart")
+    if found["low"] > 0:
+        verdict = "helps"
+    elif same is not None and same["difference"]["high"] < 0:
+        verdict = "harms"
+    else:
+        verdict = "neither helps nor harms that this study could tell"
+    line = f"{arm['name']}{f' {verdict}' if enough else ''}: {_in_points(found)} from the best without"
+    return (
+        f"{line}, {_in_points(same['difference'])} from {same['name']}, its like." if same is not None else f"{line}."
+    )
+
+
+def _swap_verdict(arm: Mapping[str, Any]) -> str | None:
+    """Whether an arm tells cells by their source; None where it was not seen to."""
+    gap = ((arm["swap"] or {}).get("normal") or {}).get("difference")
+    if gap is None or gap["low"] <= 0 <= gap["high"]:
+        return None
+    return (
+        f"{arm['name']} tells cells by their source: it calls synthetic normal ones abnormal {_in_points(gap)} oftener "
+        "than real ones."
+    )
+
+
+def _in_points(found: Mapping[str, float]) -> str:
+    return f"{points(found['value'])} points ({points(found['low'])} to {points(found['high'])})"

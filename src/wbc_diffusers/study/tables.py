@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wbc_diffusers.pages.tables import p_value
-
-_MAIN = "recall_at_specificity"
+from wbc_diffusers.study.measures import MAIN
 
 
 def headers(record: Mapping[str, Any]) -> list[str]:
@@ -13,8 +12,8 @@ def headers(record: Mapping[str, Any]) -> list[str]:
     at = f"{100 * record['study']['specificity']:g} %"
     return [
         "arm", "real cells", "synthetic cells", f"recall at {at} specificity", "95 % interval",
-        "difference to the best without", "95 % interval", "McNemar p", "AUROC", "AUPRC", "F1",
-        "recall, specificity at the validation's threshold", "calibration error", "source swap",
+        "difference to the best without", "95 % interval", "McNemar p", "difference to its like", "AUROC", "AUPRC",
+        "F1", "recall, specificity at the validation's threshold", "calibration error", "source swap",
     ]  # fmt: skip
 
 
@@ -24,10 +23,10 @@ def rows(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _row(arm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    recall, means = arm["estimates"][_MAIN], arm["means"]
+    recall, means = arm["estimates"][MAIN], arm["means"]
     difference, p = ["", ""], ""
     if "differences" in arm:
-        found = arm["differences"][_MAIN]
+        found = arm["differences"][MAIN]
         difference, p = (
             [points(found["value"]), f"{points(found['low'])} to {points(found['high'])}"],
             p_value(arm["mcnemar"]["p"]),
@@ -42,6 +41,7 @@ def _row(arm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
         f"{100 * recall['low']:.1f} to {100 * recall['high']:.1f}",
         *difference,
         p,
+        with_interval(arm["counterpart"]["difference"]) if "counterpart" in arm else "",
         f"{means['auroc']:.4f}",
         f"{means['auprc']:.4f}",
         f"{means['f1']:.3f}",
@@ -70,5 +70,9 @@ def swap_in_words(swap: Mapping[str, Any] | None) -> str:
     """By how many points more often synthetic normal cells are called abnormal than real ones."""
     if swap is None or "normal" not in swap:
         return ""
-    gap = swap["normal"]["difference"]
-    return f"{points(gap['value'])} ({points(gap['low'])} to {points(gap['high'])})"
+    return with_interval(swap["normal"]["difference"])
+
+
+def with_interval(difference: Mapping[str, float]) -> str:
+    """A difference of shares in points of percent, with its interval."""
+    return f"{points(difference['value'])} ({points(difference['low'])} to {points(difference['high'])})"

@@ -1,6 +1,7 @@
 """The images of the studies in docs/classifying.md, as prepared folders.
 
     python benchmarks/study_data.py phantom --seed 1000000 --out phantom-development
+    python benchmarks/study_data.py phantom --seed 2000000 --out phantom
     python benchmarks/study_data.py phantom --seed 3000000 --out phantom-table-4 --kinds none:0:6600 \\
         hypersegmentation:1:3000 hypersegmentation:2:3000 dohle_bodies:1:3000 dohle_bodies:2:3000 \\
         hypergranulation:1:3000 hypergranulation:2:3000

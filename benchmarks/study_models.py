@@ -4,6 +4,8 @@
     python benchmarks/study_models.py pbc --within studies          # base, and fine-tuned on the 30
     python benchmarks/study_models.py table-4 --within studies      # from the phantom's base: one of each abnormality
 
+What recipes and arms were chosen by are phantom-development and pbc-development.
+
 Start it again after a stop: trainings go on from their last checkpoint, and cells that are there are kept.
 """
 
@@ -31,22 +33,34 @@ class Model:
     images: int | None = None
 
 
-BASES = {
-    "phantom": Model("phantom-base", "phantom", "{abnormality: none}", 1200),
-    "pbc": Model("pbc-base", "pbc-study", "{abnormality: none}", 1100),
-}
+NORMAL = "{abnormality: none}"
 TABLE_4 = {"hypersegmentation": 946, "dohle_bodies": 898, "hypergranulation": 982}
 """A tenth of the table's abnormal training images."""
 SEVERE = "{abnormality: hypersegmentation, grade: 2}"
 MODELS = {
     "phantom": [
-        BASES["phantom"],
+        Model("phantom-base", "phantom", NORMAL, 1200),
         Model("phantom-rare-50", "phantom", SEVERE, 1200, "phantom-base", 50),
         Model("phantom-rare-10", "phantom", SEVERE, 1200, "phantom-base", 10),
     ],
     "pbc": [
-        BASES["pbc"],
+        Model("pbc-base", "pbc-study", NORMAL, 1100),
         Model("pbc-rare", "pbc-study", "{abnormality: hypersegmentation}", 1100, "pbc-base", 30),
+    ],
+    "phantom-development": [
+        Model("phantom-development-base", "phantom-development", NORMAL, 1200),
+        Model("phantom-development-rare", "phantom-development", SEVERE, 1200, "phantom-development-base", 10),
+    ],
+    "pbc-development": [
+        Model("pbc-development-base", "pbc-study-development", NORMAL, 1100),
+        Model(
+            "pbc-development-rare",
+            "pbc-study-development",
+            "{abnormality: hypersegmentation}",
+            1100,
+            "pbc-development-base",
+            30,
+        ),
     ],
     "table-4": [
         Model(

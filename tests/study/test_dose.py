@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wbc_diffusers.study.compare import Arm
+from wbc_diffusers.study.compare import Runs
 from wbc_diffusers.study.dose import exchange_rate
 from wbc_diffusers.study.predictions import Predictions
 
@@ -14,7 +14,7 @@ NORMALS, ABNORMALS = 100, 1000
 NAMES = tuple(map(str, range(NORMALS + ABNORMALS)))
 
 
-def runs_of(recall: float, spread: Sequence[float] = (-0.01, 0.0, 0.01)) -> Arm:
+def runs_of(recall: float, spread: Sequence[float] = (-0.01, 0.0, 0.01)) -> Runs:
     """Runs whose recalls are `spread` about one, to a thousandth, in images that are found in the same order by all."""
     runs = []
     for part in spread:

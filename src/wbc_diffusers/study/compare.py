@@ -16,7 +16,7 @@ from wbc_diffusers.evaluation.intervals import Estimate, fewer, mean_of_drawn_ro
 from wbc_diffusers.study.measures import ROUNDING, SPECIFICITY, check_both, check_specificity, threshold_at_specificity
 from wbc_diffusers.study.predictions import Predictions
 
-Arm = Sequence[Predictions]
+Runs = Sequence[Predictions]
 Measure = Literal["recall_at_specificity", "auroc", "auprc"]
 Weights = NDArray[np.integer]
 Numbers = NDArray[np.float64]
@@ -49,7 +49,7 @@ class McNemar:
 
 
 def arm_estimate(
-    arm: Arm,
+    arm: Runs,
     *,
     specificity: float = SPECIFICITY,
     measure: Measure = "recall_at_specificity",
@@ -66,8 +66,8 @@ def arm_estimate(
 
 
 def paired_difference(
-    arm: Arm,
-    reference: Arm,
+    arm: Runs,
+    reference: Runs,
     *,
     specificity: float = SPECIFICITY,
     measure: Measure = "recall_at_specificity",
@@ -85,7 +85,7 @@ def paired_difference(
 
 
 def bootstrap(
-    arms: Sequence[Arm],
+    arms: Sequence[Runs],
     *,
     specificity: float = SPECIFICITY,
     measure: Measure = "recall_at_specificity",
@@ -176,7 +176,7 @@ def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> 
     return McNemar(both, first_only, second_only, neither, p)
 
 
-def mcnemar_at_specificity(arm: Arm, reference: Arm, specificity: float = SPECIFICITY) -> McNemar:
+def mcnemar_at_specificity(arm: Runs, reference: Runs, specificity: float = SPECIFICITY) -> McNemar:
     """Test whether an arm calls as many of the abnormal images so as the reference does.
 
     Only abnormal images count: their decisions are the recall. An arm decides by the mean probability over its runs,
@@ -224,7 +224,7 @@ def _weights(images: Predictions, replicates: int, seed: int) -> Iterator[Weight
 # -- weighted measures -----------------------------------------------------------------------------------------------
 
 
-def recalls(arm: Arm, weights: Weights, specificity: float = SPECIFICITY) -> Numbers:
+def recalls(arm: Runs, weights: Weights, specificity: float = SPECIFICITY) -> Numbers:
     """The recall at a specificity of each run (S, B), each image counted as often as its weight says.
 
     Args:
@@ -239,17 +239,17 @@ def recalls(arm: Arm, weights: Weights, specificity: float = SPECIFICITY) -> Num
     return np.stack([_recall(_Ranked(run), weights, specificity) for run in arm])
 
 
-def aurocs(arm: Arm, weights: Weights) -> Numbers:
+def aurocs(arm: Runs, weights: Weights) -> Numbers:
     """The area under the ROC curve of each run (S, B), the same way: Mann and Whitney's count of pairs in order."""
     return np.stack([_auroc(_Ranked(run), weights) for run in arm])
 
 
-def auprcs(arm: Arm, weights: Weights) -> Numbers:
+def auprcs(arm: Runs, weights: Weights) -> Numbers:
     """The average precision of each run (S, B), the same way."""
     return np.stack([_auprc(_Ranked(run), weights) for run in arm])
 
 
-def _weighted(runs: Arm, weights: Weights, measure: Measure, specificity: float) -> Numbers:
+def _weighted(runs: Runs, weights: Weights, measure: Measure, specificity: float) -> Numbers:
     if measure == "recall_at_specificity":
         return recalls(runs, weights, specificity)
     if measure == "auroc":

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from wbc_diffusers.evaluation.intervals import LEVEL, Estimate, percentiles
-from wbc_diffusers.study.compare import REPLICATES, Arm, bootstrap
+from wbc_diffusers.study.compare import REPLICATES, Runs, bootstrap
 from wbc_diffusers.study.measures import SPECIFICITY
 
 Numbers = NDArray[np.float64]
@@ -41,8 +41,8 @@ class Exchange:
 
 
 def exchange_rate(
-    doses: Mapping[int, Arm],
-    more_real: Mapping[int, Arm],
+    doses: Mapping[int, Runs],
+    more_real: Mapping[int, Runs],
     real_count: int,
     *,
     specificity: float = SPECIFICITY,
@@ -119,7 +119,7 @@ def _exchange(synthetic: int, recalls: Numbers, found: Numbers, counts: Sequence
     )
 
 
-def _check(doses: Mapping[int, Arm], more_real: Mapping[int, Arm], real_count: int) -> None:
+def _check(doses: Mapping[int, Runs], more_real: Mapping[int, Runs], real_count: int) -> None:
     if len(more_real) < 2 or real_count not in more_real:
         raise ValueError(
             f"there are runs with {sorted(more_real)} real images, and the baseline has {real_count}: a curve needs "

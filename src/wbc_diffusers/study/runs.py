@@ -29,7 +29,7 @@ from wbc_diffusers.training.selection import classes_of, look_at
 DONE_NAME = "run.json"
 """Written last: with it a run counts as done."""
 SETS = ("test", "validation", "swap")
-_TIMED_UPDATES = 6
+_TIMED_UPDATES, _TIMED_LOOKS = 6, 128
 _FOLLOWS_NO_RECIPE = {"num_workers", "checkpoint_every", "keep_checkpoints", "log_every", "tracker"}
 
 
@@ -151,7 +151,8 @@ def do_runs(
         return
     with _pool(config, out, processes, cells) as pool:
         rate = min(pool.map(_time_updates, [config] * processes))
-        say(_size_in_words(config, left, rate, processes))
+        looks = max(pool.map(_time_looks, [config] * processes))
+        say(_size_in_words(config, left, rate, looks, processes))
         started, done = time.monotonic(), 0
         for batch in (
             [r for r in left if r.arm.filtered_by is None],
@@ -168,16 +169,24 @@ def do_runs(
                 )
 
 
-def _size_in_words(config: StudyConfig, left: Sequence[Run], rate: float, processes: int) -> str:
-    """How much there is to do, and how long it will take by the updates that were timed."""
+def _size_in_words(config: StudyConfig, left: Sequence[Run], rate: float, looks: float, processes: int) -> str:
+    """How much there is to do, and how long it will take by what was timed.
+
+    Args:
+        config: The study.
+        left: The runs that are to do.
+        rate: Images that a process trains on in a second.
+        looks: Seconds that the validations and judgements of a run take.
+        processes: How many runs are done at a time.
+    """
     recipe = config.recipes(left[0].arm, left[0].seed, Path())[-1]
     images = len(left) * config.updates * recipe.train_batch_size
-    seconds = images / rate / processes
+    seconds = (images / rate + len(left) * looks) / processes
     return (
         f"{len(left)} trainings ({len(config.all_arms())} arms, {len(config.seeds)} seeds, "
         f"{len(all_runs(config)) - len(left)} done before) of {config.updates} updates of "
         f"{recipe.train_batch_size} images: {images / 1e6:.1f} million images at {rate:.0f} a second in each of "
-        f"{processes} processes, about {in_words(seconds)}, and the validations."
+        f"{processes} processes, about {in_words(seconds)} with the validations; what changes the images comes on top."
     )
 
 
@@ -244,6 +253,22 @@ def _time_updates(config: StudyConfig) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return _TIMED_UPDATES * recipe.train_batch_size / (time.monotonic() - started)
+
+
+def _time_looks(config: StudyConfig) -> float:
+    """Seconds that this process looks at the images that judge, in all validations of a run and after it."""
+    recipe = config.recipes(config.all_arms()[0], config.seeds[0], Path())[0]
+    classifier: Any = ClassifierTask(recipe).models["classifier"]
+    images = _here["images"]
+    if torch.cuda.is_available():
+        classifier.to("cuda")
+    some = images.test.select(range(min(_TIMED_LOOKS, len(images.test))))
+    spec = DrawSpec(recipe.resolution, 1, noise_size=0, background=recipe.background)
+    started = time.monotonic()
+    look_at(classifier, CellImages(some, spec))
+    each = (time.monotonic() - started) / len(some)
+    judged = sum(len(data) for data in (images.test, images.validation, images.swap) if data is not None)
+    return each * (judged + config.updates // recipe.validate_every * len(images.validation))
 
 
 def _do(run: Run) -> float:

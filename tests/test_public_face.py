@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 import wbc_diffusers
 from wbc_diffusers import cli
@@ -126,7 +127,19 @@ def test_error_that_the_user_can_put_right_is_one_line(error, monkeypatch, capsy
     assert capsys.readouterr().err.splitlines() == ["wbc: wrong: this thing"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), TypeError("a bug")])
+def test_too_little_memory_is_told_with_what_takes_less(monkeypatch, capsys):
+    with pytest.raises(RuntimeError) as of_processor:
+        torch.empty(2**46)
+    for error in (of_processor.value, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")):
+        failing(monkeypatch, error)
+        with pytest.raises(SystemExit) as left:
+            main([])
+        assert left.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("wbc: There is not enough memory: work on fewer images at a time (--batch-size")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), TypeError("a bug")])
 def test_error_of_the_program_shows_where_it_came_from(error, monkeypatch):
     failing(monkeypatch, error)
     with pytest.raises(type(error)):

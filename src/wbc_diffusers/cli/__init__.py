@@ -63,9 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("WBC_TRACEBACK"):
+        told = _what_to_tell(error)
+        if told is None or os.environ.get("WBC_TRACEBACK"):
             raise
-        if isinstance(error, RuntimeError) and not type(error).__module__.startswith("wbc_diffusers"):
-            raise
-        typer.secho(f"wbc: {' '.join(str(error).split())}", fg="red", err=True)
+        typer.secho(f"wbc: {' '.join(told.split())}", fg="red", err=True)
         sys.exit(2)
+
+
+def _what_to_tell(error: Exception) -> str | None:
+    """The line for an error that the user can put right; None for one of the program."""
+    if not isinstance(error, RuntimeError) or type(error).__module__.startswith("wbc_diffusers"):
+        return str(error)
+    # torch's of a GPU has a class of its own, that of the processor's memory none.
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return (
+            "There is not enough memory: work on fewer images at a time (--batch-size, or --train-batch-size to "
+            "train), on smaller ones, or with --mixed-precision bf16."
+        )
+    return None

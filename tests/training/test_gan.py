@@ -389,6 +389,7 @@ def test_bf16_trains_and_publishes_float32(make: Any, small_gan: Any, published:
         ({"class_column": "abnormality"}, "A GAN has no classes"),
         ({"frozen_layers": 1}, "would freeze random weights: give a model to start from by --pretrained"),
         ({"freeze_generator_norms": True}, "would freeze random weights"),
+        ({"generator": {"_depth": 8}}, "generator doesn't fit WBCGenerator: it has no _depth"),
         ({"discriminator": {"depth": 0}}, "recipe's discriminator doesn't fit WBCDiscriminator: depth=0"),
         ({"generator": {"depth": 2**40}}, "recipe's generator doesn't fit WBCGenerator: .*can't allocate memory"),
         ({"gradient_checkpointing": True}, "A GAN has no gradient checkpointing"),

@@ -92,6 +92,8 @@ class Task(ABC):
 
 def build(component: type, options: dict[str, Any], field: str) -> Any:
     """Make a component of a recipe's field, or raise ValueError if the options don't fit."""
+    if hidden := sorted(name for name in options if name.startswith("_")):  # which diffusers would leave out unseen
+        raise ValueError(f"The recipe's {field} doesn't fit {component.__name__}: it has no {', '.join(hidden)}.")
     try:
         return component(**options)
     except (TypeError, ValueError, RuntimeError) as error:  # torch's, where there is too little memory

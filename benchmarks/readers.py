@@ -76,13 +76,15 @@ def served(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "wbc_diffusers", "readers", "serve", str(folder), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while True:
-            with socket.socket() as there:
-                if there.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
+        try:
+            while process.poll() is None:
+                with socket.socket() as there:
+                    if there.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 # -- 50 readers -------------------------------------------------------------------------------------------------------

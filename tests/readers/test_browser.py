@@ -346,6 +346,13 @@ def test_shortcuts_can_be_switched_off(served: Served, browser: Browser) -> None
     page.locator("#question").focus()
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_role("radio", name="Real")).not_to_be_checked()
+    page.get_by_role("radio", name="Real").check(force=True)
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("#where")).to_have_text(re.compile("^2 of"))
+    expect(page.get_by_label("Keys as shortcuts")).not_to_be_checked()
+    page.locator("#question").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("radio", name="Real")).not_to_be_checked()
     page.close()
 
 

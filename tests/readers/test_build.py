@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from wbc_diffusers.readers.blinding import BORDER_FIGURES, border_figures, file_
 from wbc_diffusers.readers.build import build_study, change_address
 from wbc_diffusers.readers.config import ReaderStudy
 from wbc_diffusers.readers.folder import IMAGES_NAME, KEY_NAME, LINKS_NAME, STUDY_NAME, token_hash
+from wbc_diffusers.readers.texts import load_texts
 
 
 def served(built: Built) -> dict[str, bytes]:
@@ -341,6 +343,14 @@ def test_a_text_that_tells_the_share_is_told(build: Callable[..., Built], text: 
     assert "who knows that can count" in risk
 
 
+def test_the_instructions_of_a_language_are_looked_at_too(build: Callable[..., Built], tmp_path: Path) -> None:
+    texts = load_texts("en")
+    texts["instructions_real_or_synthetic"] = "50 % davon sind künstlich."
+    (tmp_path / "de.yaml").write_text(yaml.safe_dump(texts), encoding="utf-8")
+    (risk,) = build(language=str(tmp_path / "de.yaml")).risks
+    assert "texts say '50 %'" in risk
+
+
 def test_other_words_tell_nothing(build: Callable[..., Built]) -> None:
     assert build(instructions="There are cells of 3 patients; take at least one minute for each.").risks == []
 
@@ -350,7 +360,35 @@ def test_cells_of_a_generator_that_nothing_marks_as_such_are_told(
 ) -> None:
     unmarked = write_source(tmp_path / "unmarked", {"hypersegmentation": 8}, synthetic=False, seed=9)
     risks = build(strata=thesis_strata(real, unmarked, hypersegmentation=8)).risks
-    assert any("No cell of ddim says in its file or metadata that a model made it" in risk for risk in risks)
+    words = "Of 8 cells of ddim in hypersegmentation 8 don't say in their file or metadata that a model made them"
+    assert any(words in risk for risk in risks)
+
+
+def test_a_stratum_of_a_generator_that_points_at_other_cells_is_told(
+    build: Callable[..., Built], real: Path, made: Path, tmp_path: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=8, dohle_bodies=8)
+    others = write_source(tmp_path / "others", {"dohle_bodies": 8}, synthetic=False, seed=9)
+    strata["dohle_bodies"]["ddim"]["folder"] = str(others)
+    told = [risk for risk in build(strata=strata).risks if "don't say" in risk]
+    assert len(told) == 1
+    assert told[0].startswith("Of 8 cells of ddim in dohle_bodies 8 don't say")
+
+
+def test_a_generated_file_among_prepared_real_cells_is_refused(
+    build: Callable[..., Built], real: Path, made: Path, tmp_path: Path
+) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(real, mixed)
+    with (mixed / "metadata.csv").open(newline="") as file:
+        rows = [{**row, "pixel_sha256": f"{number:064x}"} for number, row in enumerate(csv.DictReader(file))]
+    with (mixed / "metadata.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    shutil.copy(made / "hypersegmentation-0003.png", mixed / "hypersegmentation-0003.png")
+    with pytest.raises(ValueError, match=r"is to give real cells, but .*0003\.png was made by a trained model"):
+        build(strata=thesis_strata(mixed, made, hypersegmentation=25))
 
 
 def test_a_copy_of_a_real_cell_is_told(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:
@@ -379,7 +417,10 @@ def test_border_figures_are_of_the_outermost_pixels_alone() -> None:
     assert figures["brightness against the next pixels"] == 83
 
 
-def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(pbc_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quality", [75, 90, 95])
+def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(
+    pbc_dir: Path, tmp_path: Path, quality: int
+) -> None:
     """Half of some real cells are saved as JPEG with metadata; before they are served, anybody can tell them."""
     names = np.random.default_rng(0).permutation(sorted(pbc_dir.rglob("*.jpg")))[:600]
     kept, anew = tmp_path / "kept", tmp_path / "anew"
@@ -389,7 +430,7 @@ def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(pbc_d
         with Image.open(name) as image:
             small = image.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS)
         if i % 2:
-            small.save(anew / f"{i}.jpg", quality=95, comment="by a model", dpi=(72, 72))
+            small.save(anew / f"{i}.jpg", quality=quality, comment="by a model", dpi=(72, 72))
         else:
             write_png(kept / f"{i}.png", small)
     strata = {"cells": {"real": {"folder": str(kept), "number": 300}, "ddim": {"folder": str(anew), "number": 300}}}
@@ -400,7 +441,7 @@ def test_no_program_tells_real_cells_from_real_ones_that_were_encoded_anew(pbc_d
     truth = [facts["source"] == "real" for facts in cells.values()]
     assert told_apart(before, truth) > 0.99
     assert told_apart(as_served, truth) < 0.5 + 2.6 * np.sqrt(1 / (6 * 300))
-    assert [risk for risk in built.risks if "says in its file or metadata that a model" not in risk] == []
+    assert [risk for risk in built.risks if "say in their file or metadata that a model" not in risk] == []
 
 
 def told_apart(files: list[bytes], truth: list[bool]) -> float:

@@ -112,6 +112,7 @@ def test_any_language_is_a_file_with_the_same_texts(tmp_path: Path) -> None:
         ({"progress": "{number} av {total"}, "must be a text"),
         ({"confidences": {2: ["a", "b"]}}, "must have 2, 3, 4, 5"),
         ({"confidences": {2: ["a"], 3: ["a"] * 3, 4: ["a"] * 4, 5: ["a"] * 5}}, "it must be 2 texts"),
+        ({"direction": "down"}, "direction of the language .* is 'down'; it must be ltr or rtl"),
         ({"reel": "x"}, "has reel, which no page shows"),
     ],
 )

@@ -151,10 +151,10 @@ def test_confidence_gives_the_area_under_the_curve_and_repeats_the_consistency(
     truth = [cells[name]["source"] == "real" for name in given]
     rating = [confidence * (1 if choice == "real" else -1) for choice, confidence in given.values()]
     assert record["tables"][0]["rows"][0]["auc"]["value"] == pytest.approx(roc_auc_score(truth, rating))
-    assert record["again"] == [
-        {"reader": "Reader 1", "items": 6, "same": pytest.approx(record["again"][0]["same"]), "kappa": 1.0}
-    ]
-    assert record["again"][0]["same"]["value"] == 1.0
+    (again,) = record["again"]
+    assert (again["reader"], again["items"]) == ("Reader 1", 6)
+    assert again["same"]["value"] == again["kappa"]["value"] == 1.0
+    assert again["kappa"]["low"] < 0.9, "six repeats are no proof"
     assert [each["answered"] for each in record["readers"]] == [20, 0]
 
 
@@ -274,6 +274,8 @@ def test_verdicts_are_what_the_answers_show(build: Callable[..., Built], real: P
         assert f"and {called} in 40: that tells nothing of whether a difference can be seen" in told
         assert "saw" not in told
         assert "as good as chance" not in told
+        assert mean["equivalence"] is None
+        assert "within ±" not in told.split("Reader 1")[0].replace("nor shown to be within ±", "")
         assert mean["d_prime"]["low"] < 0 < mean["d_prime"]["high"]
         assert mean["balanced_accuracy"]["low"] < 0.5 < mean["balanced_accuracy"]["high"]
 
@@ -418,6 +420,7 @@ def test_all_answers_are_in_a_table_as_they_were_given(build: Callable[..., Buil
         ("Reader 1", "real", "2", "'=1+1")
     }
     assert sum(row["correct"] == "True" for row in given) == sum(row["source"] == "real" for row in given)
+    assert {(row["shows"], row["shows grade"]) for row in given} == {("hypersegmentation", "2")}
     assert len(record["comments"]) == 9
     with (tmp_path / "score" / "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -457,6 +460,9 @@ def test_abnormality_and_grade_are_held_against_what_was_meant(
     assert (synthetic["seen"], synthetic["as_meant"]["value"]) == ([5, 0, 0], 0.0)
     assert found["agreement"]["pairs"][0]["kappa"]["value"] == 1.0
     assert found["grades"]["pairs"][0]["kappa"]["value"] == 1.0
+    graded = {(row["reader"], row["cells"]): row["seen"] for row in found["graded"]}
+    assert graded["Reader 2", "real"] == [[0, 0, 0], [0, 0, 10]]  # all are severe, and were seen so
+    assert graded["Reader 2", "synthetic"] == [[0, 0, 0], [10, 0, 0]]
 
 
 def test_what_a_cell_should_show_may_not_be_known(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:

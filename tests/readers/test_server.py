@@ -301,7 +301,9 @@ def test_a_damaged_study_is_told_in_words(build: Callable[..., Built], missing: 
     assert not (built.folder / "answers.sqlite").exists()
 
 
-def test_a_full_disk_is_told_and_nothing_is_acknowledged(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_nothing_is_acknowledged(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fails(*_: Any) -> None:
         raise OSError("The answers can't be written: database or disk is full.")
 
@@ -309,6 +311,8 @@ def test_a_full_disk_is_told_and_nothing_is_acknowledged(client: Client, monkeyp
     answer = client.answer(0, **SURE)
     assert answer.status_code == 503
     assert "disk is full" in answer.json()["detail"]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "disk is full" in line, "whoever runs the server must see it"
 
 
 # -- where it may be served -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from wbc_diffusers.readers import detection
 from wbc_diffusers.readers.certainty import INTERVALS
@@ -48,6 +49,19 @@ def test_intervals_over_readers_hold_the_truth_in_most_simulated_studies(
             held[name] += (mean.interval.low <= truth[name] <= mean.interval.high) / 150
     # The recall of three readers of different habits is the hardest: docs/readers.md has longer simulations.
     assert min(held.values()) > 0.85, held
+
+
+@pytest.mark.parametrize(("readers", "scatter"), [(2, 0.0), (3, 0.0), (3, 0.3), (6, 0.3)])
+def test_equivalence_is_seldom_shown_where_the_mean_lies_at_the_margin(readers: int, scatter: float) -> None:
+    apart = 2 * stats.norm.ppf(0.6)
+    many, signal = a_study(np.random.default_rng(7), 3000, scatter, 2000, apart)
+    margin = float(detection.balanced_accuracy(count_answers(many, signal, 6)).mean()) - 0.5
+    rng, shown = np.random.default_rng(readers), 0
+    for _ in range(300):
+        answers, signal = a_study(rng, readers, scatter, 200, apart)
+        mean = over_readers(answers, signal, 6, ["balanced_accuracy"], signal.astype(int))["balanced_accuracy"]
+        shown += mean.equivalence(margin).shown
+    assert shown / 300 <= 0.08
 
 
 @pytest.mark.parametrize("choice", ["always real", "always synthetic", "perfect", "always wrong"])

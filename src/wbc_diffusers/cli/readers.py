@@ -85,7 +85,10 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a study to its readers until Ctrl-C."""
-    from wbc_diffusers.readers.server import serve_study
+    try:
+        from wbc_diffusers.readers.server import serve_study
+    except ModuleNotFoundError as error:
+        raise ValueError(f"There is no {error.name}: pip install 'wbc-diffusers[readers]'.") from error
 
     scheme = "http" if certificate is None else "https"
     told = (

@@ -1,8 +1,9 @@
 """What might tell readers, or a program, which cells are real, other than how they look."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,14 +26,14 @@ TELLTALE = 0.01
 """Chance of a difference of the border's pixels as large as one that is told, over all that are looked at."""
 
 
-def find_risks(config: ReaderStudy, cells: Sequence[Cell]) -> list[str]:
-    """Say in sentences what would let a reader of a study guess."""
+def find_risks(config: ReaderStudy, cells: Sequence[Cell], texts: Mapping[str, Any]) -> list[str]:
+    """Say in sentences what would let a reader of a study guess; `texts` are those of its language."""
     shown = [cell for cell in cells if not cell.practice]
     return [
         *_uneven(config, shown, "the cells"),
         *_uneven(config, [cell for cell in cells if cell.practice], "the cells for practice"),
         *_uneven_strata(config),
-        *_told(config, shown),
+        *_told(config, shown, texts),
         *_unmarked(cells),
         *_alike(cells),
         *_borders(config, shown),
@@ -70,12 +71,13 @@ def _uneven_strata(config: ReaderStudy) -> list[str]:
     ]
 
 
-def _told(config: ReaderStudy, shown: Sequence[Cell]) -> list[str]:
+def _told(config: ReaderStudy, shown: Sequence[Cell], texts: Mapping[str, Any]) -> list[str]:
     if config.question == "which_is_real":
         return []
     counts = [sum(cell.real == real for cell in shown) for real in (True, False)]
     numbers = [word for count in counts for word in (str(count), _in_words(count)) if word]
-    text = f"{config.title} {config.instructions} {config.consent}".lower()
+    instructions = config.instructions or texts[f"instructions_{config.question}"]
+    text = f"{config.title} {instructions} {config.consent} {texts['abnormality_told']}".lower()
     found = re.search(rf"\b({'|'.join([*numbers, *_SHARES])})\b|\d+ ?(%|per ?cent)", text)
     if found is None:
         return []
@@ -95,14 +97,15 @@ def _in_words(count: int) -> str:
 
 
 def _unmarked(cells: Sequence[Cell]) -> list[str]:
-    marked: dict[str, bool] = {}
+    marked: dict[tuple[str, str], list[bool]] = {}
     for cell in cells:
-        marked[cell.source] = marked.get(cell.source, False) or cell.marked
+        if not cell.real:
+            marked.setdefault((cell.source, cell.stratum), []).append(cell.marked)
     return [
-        f"No cell of {source} says in its file or metadata that a model made it, as those of `wbc generate` do: see "
-        "that they are no real ones."
-        for source, some in marked.items()
-        if source != REAL and not some
+        f"Of {len(each)} cells of {source} in {stratum} {each.count(False)} don't say in their file or metadata that a "
+        "model made them, as those of `wbc generate` do: see that they are no real ones."
+        for (source, stratum), each in marked.items()
+        if not all(each)
     ]
 
 

@@ -51,7 +51,7 @@ def build_study(config: ReaderStudy, out: Path, key: Path, address: str = ADDRES
     texts = load_texts(config.language)
     seed = secrets.randbits(64) if config.seed is None else config.seed
     cells = draw_cells(config, np.random.default_rng(seed))
-    risks = find_risks(config, cells)
+    risks = find_risks(config, cells, texts)
     # Names and orders are no function of a seed that somebody might guess: they would tell the truth.
     rng = np.random.default_rng(secrets.randbits(128))
     study_id, tokens = secrets.token_hex(8), {name.strip(): secrets.token_urlsafe(24) for name in config.readers}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from wbc_diffusers.data.check import RefusedImageError
@@ -21,6 +22,7 @@ from wbc_diffusers.readers.config import REAL, ReaderStudy, Source
 MODES = ("RGB", "RGBA", "L", "P")
 """Images of 8 bits a channel, as Pillow calls them."""
 LEAST_SIDE = 8
+_HALF_BLOCK = 4
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,17 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
                 f"{row.get('file_name')} of {source.folder} is of mode {row['image'].mode}, which no screen shows "
                 "as it is: prepare it as 8-bit colours."
             )
+        marked = _says_model(row)
+        if marked and not generated:
+            raise ValueError(
+                f"{source.folder} is to give real cells, but {row.get('file_name')} was made by a trained model: take "
+                "it out."
+            )
         facts = {"folder": source.folder, **{column: row[column] for column in columns}, "pixel_sha256": digest}
         cells.append(
             Cell(
                 secrets.token_hex(8), stratum, name, place >= source.number,
-                in_one_form(row["image"], config.jpeg_quality), _says_model(row), facts | model,
+                in_one_form(row["image"], config.jpeg_quality), marked, facts | model,
             )
         )  # fmt: skip
     return cells
@@ -127,16 +135,24 @@ def _says_model(row: Mapping[str, Any]) -> bool:
 
 
 def in_one_form(image: Image.Image, jpeg_quality: int | None) -> Image.Image:
-    """Bring an image to RGB without metadata, compressed by JPEG and back if all of a study's are.
+    """Bring an image to RGB without metadata, compressed by JPEG and back twice if all of a study's are.
 
-    Colours are halved in size by it (4:2:0), as cameras' files have them: else borders tell which cells once were so.
+    Once is not enough: an image that had been compressed before, on the same grid of 8 x 8 pixels, would differ from
+    one that had not. So the grid is shifted the first time, and lies as usual the second.
     """
-    plain = Image.fromarray(np.array(image.convert("RGB")))
-    if jpeg_quality is None:
-        return plain
+    pixels = np.array(image.convert("RGB"))
+    if jpeg_quality is not None:
+        wider = np.pad(pixels, ((_HALF_BLOCK, _HALF_BLOCK), (_HALF_BLOCK, _HALF_BLOCK), (0, 0)), mode="reflect")
+        inner = slice(_HALF_BLOCK, -_HALF_BLOCK)
+        pixels = _through_jpeg(_through_jpeg(wider, jpeg_quality)[inner, inner], jpeg_quality)
+    return Image.fromarray(pixels)
+
+
+def _through_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Compress an image (H, W, 3) and back, colours at half their size (4:2:0), as cameras' files have them."""
     file = BytesIO()
-    plain.save(file, "JPEG", quality=jpeg_quality, subsampling=2)
-    return Image.fromarray(np.array(Image.open(file)))
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=2)
+    return np.array(Image.open(file))
 
 
 def as_png(image: Image.Image) -> bytes:

@@ -79,7 +79,7 @@ class ReaderStudy:
     consent: str = ""
     instructions: str = ""
     language: str = "en"
-    jpeg_quality: int | None = 85
+    jpeg_quality: int | None = 75
     margin: float = MARGIN
     seed: int | None = None
 

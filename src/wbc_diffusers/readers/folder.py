@@ -42,12 +42,10 @@ def _read_format(path: Path, what: str, hint: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no {what} {path}: give {hint}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = content["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"The {what} {path} can't be read: {error}.") from error
     if found != FORMAT:
         raise ValueError(f"The {what} {path} has format {found}, and this version reads {FORMAT}: build it anew.")
-    if not isinstance(content, dict):
-        raise ValueError(f"The {what} {path} holds no study.")
     return content

@@ -85,6 +85,10 @@ class Reading:
 
     def state(self, reader: Reader) -> dict[str, Any]:
         """Where a reader is: what is to be agreed to, answered next, or done."""
+        with self._one_at_a_time[reader.name]:  # else an answer may come between position and revision
+            return self._state(reader)
+
+    def _state(self, reader: Reader) -> dict[str, Any]:
         agreed = not self.study["consent"] or "consented" in self._kinds(reader)
         place = self._next(reader)
         phase = "consent" if not agreed else "done" if place == len(reader.order) else "reading"
@@ -96,11 +100,12 @@ class Reading:
         Raises:
             NotNowError: If there is none, or it was for practice, so that its truth is known.
         """
-        place = self._next(reader) - 1
-        if not self._may_change(reader, place):
-            raise NotNowError("There is no answer to go back to.")
-        last = self.store.answers(reader.name)[-1]
-        return {"phase": "reading", "begun": True, **self._place(reader, place), "answer": last.content}
+        with self._one_at_a_time[reader.name]:
+            place = self._next(reader) - 1
+            if not self._may_change(reader, place):
+                raise NotNowError("There is no answer to go back to.")
+            last = self.store.answers(reader.name)[-1]
+            return {"phase": "reading", "begun": True, **self._place(reader, place), "answer": last.content}
 
     def image(self, reader: Reader, position: int, side: int) -> bytes:
         """The file of an image that a reader is to answer, or answered last.
@@ -147,8 +152,8 @@ class Reading:
                 if position < self._next(reader) and not self._may_change(reader, position):
                     raise NotNowError("An answer for practice can't be changed.")
                 self.store.save(reader.name, position, checked, looked)
-        told = {"truth": reader.order[position]["truth"]} if "truth" in reader.order[position] else {}
-        return {**self.state(reader), **told}
+            told = {"truth": reader.order[position]["truth"]} if "truth" in reader.order[position] else {}
+            return {**self._state(reader), **told}
 
     def note(self, reader: Reader, kind: str) -> None:
         """Write down that a reader consented, paused, went on, or opened the page.
@@ -185,7 +190,7 @@ class Reading:
         return 0 <= position == self._next(reader) - 1 and "truth" not in reader.order[position]
 
     def _check_may_see(self, reader: Reader, position: int) -> None:
-        if self.state(reader)["phase"] == "consent":
+        if self._state(reader)["phase"] == "consent":
             raise NotNowError("Nothing is shown before consent.")
         place = self._next(reader)
         if position not in (place - 1, place) or not 0 <= position < len(reader.order):

@@ -116,14 +116,15 @@ def _line(table: Mapping[str, Any], who: str, counts: list[Any], found: Mapping[
 
 def answer_rows(sheet: Sheet) -> tuple[list[str], list[list[str]]]:
     """All answers with their truth as readers gave them, one a row; of a pair the cell on the left comes first."""
-    head = ["reader", "number", "again", "stratum", "cell", "source", "file"]
-    head += ["right cell", "right source", "right file"] if sheet.in_pairs else []
+    facts_told = ("source", "file_name", "abnormality", "grade")
+    head = ["reader", "number", "again", "stratum", "cell", "source", "file", "shows", "shows grade"]
+    head += [f"right {name}" for name in head[4:]] if sheet.in_pairs else []
     head += ["choice", "confidence", "signal chosen" if sheet.in_pairs else "correct", "seconds", "changes"]
     body = []
     for given in sheet.given:
         content, cells = given.answer.content, [(name, sheet.key["cells"][name]) for name in given.images]
         values = [sheet.readers[given.reader], given.answer.position + 1, given.again, sheet.items[given.item].stratum]
-        values += [value for name, facts in cells for value in (name, facts["source"], facts.get("file_name"))]
+        values += [value for name, facts in cells for value in (name, *(facts.get(each) for each in facts_told))]
         values += [content["choice"], content.get("confidence"), given.right, f"{given.answer.seconds:.3f}"]
         values += [given.answer.changes, content.get("abnormality"), content.get("grade"), content.get("comment")]
         body.append([_no_formula(text) for text in _as_text(values)])

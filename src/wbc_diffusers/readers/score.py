@@ -1,6 +1,6 @@
 """`wbc readers score`: from answers and key to the tables of the thesis and what holds them up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from math import sqrt
@@ -13,7 +13,7 @@ from scipy import stats
 from wbc_diffusers import __version__
 from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.readers import detection
-from wbc_diffusers.readers.agreement import cohens_kappa, kappa_with_interval
+from wbc_diffusers.readers.agreement import kappa_with_interval
 from wbc_diffusers.readers.answers import NONE, Item, Sheet
 from wbc_diffusers.readers.certainty import INTERVALS, Equivalence, equivalence, sees_difference, wilson
 from wbc_diffusers.readers.config import ALL, REAL, UNEVEN
@@ -112,11 +112,14 @@ def _table(sheet: Sheet, stratum: str, generator: str | None, margin: float) -> 
     table["mean"] = None
     if there.sum() > 1:
         found = over_readers(answers[there], signal[there], sheet.levels, _figures(sheet), strata)
+        names = {sheet.readers[row] for row in np.flatnonzero(there)}
         told = {
             name: None if confounded and name not in _SHARES else _figure(each.interval, _factor(sheet, name))
             for name, each in found.items()
         }
-        same = None if confounded else _told(found["balanced_accuracy"].equivalence(margin))
+        # Who always says the same is never far from one half, and so is a mean of such readers.
+        habits = confounded or any(row["one_sided"] for row in table["rows"] if row["reader"] in names)
+        same = None if habits else _told(found["balanced_accuracy"].equivalence(margin))
         table["mean"] = {"readers": int(there.sum()), **told, "equivalence": same}
     return table
 
@@ -150,7 +153,7 @@ def _of_generator(sheet: Sheet, generator: str) -> NDArray[np.bool_]:
 
 
 def _strata(sheet: Sheet) -> NDArray[np.int64]:
-    """What is drawn alike in the bootstrap: the cells of each source of each stratum."""
+    """Of which stratum of the jackknife each cell is: the cells of each source of each stratum are one."""
     names = [(item.stratum, item.source) for item in sheet.items]
     order = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([order[name] for name in names])
@@ -324,11 +327,9 @@ def _again(sheet: Sheet) -> list[dict[str, Any]]:
         if own:
             # Of a pair, sides may change: alike is who chose the same cell.
             both = np.array([[each.right if sheet.in_pairs else each.chosen for each in pair] for pair in own], int).T
-            kappa = float(cohens_kappa(both[0], both[1], 2)[0])
             same = asdict(wilson(int((both[0] == both[1]).sum()), both.shape[1]))
-            found.append(
-                {"reader": name, "items": both.shape[1], "same": same, "kappa": None if np.isnan(kappa) else kappa}
-            )
+            kappa = _figure(kappa_with_interval(both, 2))
+            found.append({"reader": name, "items": both.shape[1], "same": same, "kappa": kappa})
     return found
 
 
@@ -358,7 +359,24 @@ def _abnormality(sheet: Sheet) -> dict[str, Any] | None:
         "rows": rows,
         "agreement": _between(sheet, sheet.kinds, len(sheet.abnormalities)),
         "grades": _between(sheet, np.where(sheet.kinds == NONE, NONE, sheet.grades), 3, graded=True),
+        "graded": _graded(sheet, facts),
     }
+
+
+def _graded(sheet: Sheet, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Which grades readers saw, 0 where none, in cells of a known abnormality and grade; agreement of both."""
+    meant = np.array([int(each["grade"]) if str(each.get("grade") or "") in ("1", "2") else NONE for each in facts])
+    real = np.array([item.source == REAL for item in sheet.items])
+    found = []
+    for row, name in enumerate(sheet.readers):
+        for source, of_source in (("real", real), ("synthetic", ~real)):
+            there = of_source & (meant != NONE) & (sheet.kinds[row] != NONE)
+            if there.any():
+                both = np.stack([meant[there], sheet.grades[row][there]])
+                seen = [np.bincount(both[1][both[0] == grade], minlength=3).tolist() for grade in (1, 2)]
+                kappa = _figure(kappa_with_interval(both, 3, graded=True))
+                found.append({"reader": name, "cells": source, "seen": seen, "kappa": kappa})
+    return found
 
 
 def _intended(facts: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The readers' pages: a small web application over `Reading`, and the server that runs it."""
 
 import ipaddress
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +18,8 @@ from pydantic import BaseModel, Field, StrictInt
 from wbc_diffusers.readers.limits import LimitBody, RateLimit
 from wbc_diffusers.readers.reading import LONGEST_COMMENT, NotNowError, Reader, Reading
 from wbc_diffusers.training.output import only_run
+
+logger = logging.getLogger(__name__)
 
 _PAGES = {
     "/": ("reader.html", "text/html"),
@@ -72,7 +75,7 @@ def make_app(reading: Reading) -> FastAPI:
         found = reading.reader(token) if scheme.lower() == "bearer" else None
         if found is None:
             if not guesses.take(address):
-                raise HTTPException(429, "too many tries", {"Retry-After": "60"})
+                raise HTTPException(429, "too many tries", {"Retry-After": "10"})
             raise HTTPException(401, "unknown link")
         if not requests.take(found.name):
             raise HTTPException(429, "too many requests", {"Retry-After": "1"})
@@ -92,6 +95,7 @@ def make_app(reading: Reading) -> FastAPI:
 
     @app.exception_handler(OSError)
     def failed(request: Request, error: OSError) -> JSONResponse:
+        logger.error("%s Readers wait until it can be done.", error)
         return JSONResponse({"detail": str(error)}, 503)
 
     for path, (name, media_type) in _PAGES.items():

@@ -141,8 +141,8 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         with self._lock:
-            self._open.execute("BEGIN IMMEDIATE")
             try:
+                self._open.execute("BEGIN IMMEDIATE")
                 yield
                 self._open.execute("COMMIT")
             except sqlite3.Error as error:

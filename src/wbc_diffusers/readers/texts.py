@@ -30,6 +30,8 @@ def load_texts(language: str) -> dict[str, Any]:
         raise ValueError(f"The language {language} has {', '.join(sorted(map(str, unknown)))}, which no page shows.")
     for key, pattern in english.items():
         _check_alike(texts[key], pattern, f"{key} of the language {language}")
+    if texts["direction"] not in ("ltr", "rtl"):
+        raise ValueError(f"direction of the language {language} is {texts['direction']!r}; it must be ltr or rtl.")
     return texts
 
 

@@ -93,12 +93,14 @@ def _of_mean(record: Mapping[str, Any], mean: Mapping[str, Any] | None) -> list[
         return []
     share, same = mean["balanced_accuracy"], mean["equivalence"]
     what = "share that chose " + record["between"][0] if record["between"] else "balanced accuracy"
-    near = f"within ± {same['margin']:g} of one half"
-    shown = f"{near} ({_p(same['p'])})"
+    near = f"within ± {record['margin']:g} of one half"
+    shown = f"{near} ({_p(same['p'])})" if same is not None and same["shown"] else None
     if share["low"] > 0.5 or share["high"] < 0.5:
-        verdict = _away(record, above=share["low"] > 0.5) + (f", though {shown}" if same["shown"] else "")
+        verdict = _away(record, above=share["low"] > 0.5) + (f", though {shown}" if shown else "")
+    elif same is None:
+        verdict = "not told apart from one half, which tells nothing of readers who nearly always gave the same answer"
     else:
-        verdict = shown if same["shown"] else f"neither told apart from one half nor shown to be {near}"
+        verdict = shown or f"neither told apart from one half nor shown to be {near}"
     # Of very few answers the interval of d' may hold 0 where that of the balanced accuracy is clear of one half.
     sure = mean["d_prime"]["low"] > 0 or mean["d_prime"]["high"] < 0
     agree = sure == (share["low"] > 0.5 or share["high"] < 0.5)

@@ -10,7 +10,9 @@ class Refused extends Error {
 
 async function ask(path, body) {
   // A server that hangs is as good as none.
-  const options = { headers: { Authorization: `Bearer ${token}` }, signal: AbortSignal.timeout(15000) };
+  const stop = new AbortController();
+  setTimeout(() => stop.abort(), 15000);
+  const options = { headers: { Authorization: `Bearer ${token}` }, signal: stop.signal };
   if (body) Object.assign(options, { method: "POST", body: JSON.stringify(body) });
   if (body) options.headers["Content-Type"] = "application/json";
   const response = await fetch(path, options);
@@ -32,10 +34,16 @@ async function insist(path, body) {
     } catch (error) {
       const hopeless = error instanceof Refused && error.status < 500 && error.status !== 429;
       if (hopeless) throw error;
-      trouble(texts.lost);
+      trouble(whyNot(error));
       await sleep(pause);
     }
   }
+}
+
+// No connection, a server that was asked too often, or one that can't save.
+function whyNot(error) {
+  if (!(error instanceof Refused)) return texts.lost;
+  return error.status === 429 ? texts.too_many : texts.unsaved;
 }
 
 // Say what is wrong where the reader looks: beside the questions, or under a text to read.
@@ -151,14 +159,15 @@ function answerGiven() {
     answer.abnormality = data.get("abnormality");
     if (answer.abnormality !== "none") answer.grade = Number(data.get("grade")) || null;
   }
-  const comment = (data.get("comment") || "").toWellFormed().trim();
+  const comment = (data.get("comment") || "").replace(/\p{Surrogate}/gu, "\ufffd").trim();
   const complete = Object.values(answer).every((value) => value !== null);
   if (comment) answer.comment = comment;
   return complete ? answer : null;
 }
 
 function fill(answer) {
-  $("form").reset();
+  for (const input of $("groups").querySelectorAll("input")) input.checked = false;
+  for (const comment of $("groups").querySelectorAll("textarea")) comment.value = "";
   for (const [name, value] of Object.entries(answer || {})) {
     const field = $("form").elements[name];
     if (field) field.value = String(value);
@@ -228,7 +237,7 @@ async function fetchImages(position, number) {
         return image;
       } catch (error) {
         if (error instanceof Refused && error.status < 500 && error.status !== 429) throw error;
-        trouble(texts.lost);
+        trouble(whyNot(error));
         await sleep(pause);
       }
     }
@@ -368,6 +377,7 @@ function pressed(event) {
 async function start() {
   texts = await (await fetch("texts")).json();
   document.documentElement.lang = texts.language;
+  document.documentElement.dir = texts.direction;
   window.addEventListener("hashchange", () => location.reload());  // another reader's link
   if (!token) return tell(texts.no_link, []);
   for (;;) {
@@ -376,7 +386,7 @@ async function start() {
       break;
     } catch (error) {
       if (error instanceof Refused && error.status === 401) return tell(texts.link_unknown, []);
-      tell(error.status === 429 ? texts.too_many : texts.lost, []);
+      tell(whyNot(error), []);
       await sleep(5000);
     }
   }

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_diffusers.evaluation.intervals import Estimate, percentiles
-from wbc_diffusers.readers.detection import Numbers
+from wbc_diffusers.readers.detection import Numbers, share
 
 Answers = NDArray[np.integer]
 REPLICATES = 2000
@@ -33,7 +33,7 @@ def cohens_kappa(
     apart = places[:, None] - places
     worth = (apart**2 if graded else apart != 0)[..., None]
     by_chance = table.sum(1)[:, None] * table.sum(0)[None]
-    return 1 - _share(table.sum((0, 1)) * (worth * table).sum((0, 1)), (worth * by_chance).sum((0, 1)))
+    return 1 - share(table.sum((0, 1)) * (worth * table).sum((0, 1)), (worth * by_chance).sum((0, 1)))
 
 
 def fleiss_kappa(answers: Answers, levels: int, weights: Numbers | None = None) -> Numbers:
@@ -52,9 +52,9 @@ def fleiss_kappa(answers: Answers, levels: int, weights: Numbers | None = None) 
     given = np.stack([(answers[:, by_all] == level).sum(0) for level in range(levels)]).astype(np.float64)
     counted = counted[by_all]
     images = counted.sum(0)
-    agreed = _share(((given**2).sum(0) - readers) @ counted, images * readers * (readers - 1))
-    by_chance = (_share(given @ counted, np.broadcast_to(images * readers, (levels, len(images)))) ** 2).sum(0)
-    return _share(agreed - by_chance, 1 - by_chance)
+    agreed = share(((given**2).sum(0) - readers) @ counted, images * readers * (readers - 1))
+    by_chance = (share(given @ counted, np.broadcast_to(images * readers, (levels, len(images)))) ** 2).sum(0)
+    return share(agreed - by_chance, 1 - by_chance)
 
 
 def kappa_with_interval(answers: Answers, levels: int, *, graded: bool = False, seed: int = 0) -> Estimate:
@@ -88,8 +88,3 @@ def kappa_with_interval(answers: Answers, levels: int, *, graded: bool = False, 
         return Estimate(float("nan"), float("nan"), float("nan"))
     found = percentiles(float(value[0]), drawn)
     return Estimate(found.value, min(found.low, found.value), max(found.high, found.value))
-
-
-def _share(part: Numbers, whole: Numbers) -> Numbers:
-    """A share, not a number where there is nothing to share."""
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.abs(whole) > 1e-12)

@@ -20,7 +20,8 @@ MARGIN = 0.1
 LARGEST_MARGIN = 0.45
 ALPHA = 0.05
 _EDGE = 1e-9
-_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+"""How many standard errors an interval reaches to each side."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def auc(counts: Numbers) -> Estimate:
 
     def beyond(area: float) -> float:
         scatter = area * (1 - area) * (1 + more * ((1 - area) / (2 - area) + area / (1 + area))) / (signals * noise)
-        return float((area - value) ** 2 - _Z**2 * scatter)
+        return float((area - value) ** 2 - Z**2 * scatter)
 
     low = 0.0 if value == 0 else optimize.brentq(beyond, 0.0, min(value, 1 - _EDGE))
     high = 1.0 if value == 1 else optimize.brentq(beyond, max(value, _EDGE), 1.0)

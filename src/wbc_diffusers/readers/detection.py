@@ -42,19 +42,19 @@ def confusion(counts: Numbers) -> Numbers:
 def accuracy(counts: Numbers) -> Numbers:
     """The share of right answers."""
     table = confusion(counts)
-    return _share(table[..., 0, 0] + table[..., 1, 1], table.sum((-1, -2)))
+    return share(table[..., 0, 0] + table[..., 1, 1], table.sum((-1, -2)))
 
 
 def recall(counts: Numbers) -> Numbers:
     """The share of signals that are called so: of real cells called real."""
     table = confusion(counts)
-    return _share(table[..., 0, 0], table[..., 0, :].sum(-1))
+    return share(table[..., 0, 0], table[..., 0, :].sum(-1))
 
 
 def specificity(counts: Numbers) -> Numbers:
     """The share of noise that is called so: of synthetic cells called synthetic."""
     table = confusion(counts)
-    return _share(table[..., 1, 1], table[..., 1, :].sum(-1))
+    return share(table[..., 1, 1], table[..., 1, :].sum(-1))
 
 
 def balanced_accuracy(counts: Numbers) -> Numbers:
@@ -91,19 +91,21 @@ def auc(counts: Numbers) -> Numbers:
     """
     signals, noise = counts[..., 0, :], counts[..., 1, :]
     below = np.cumsum(noise, axis=-1) - noise / 2
-    return _share((signals * below).sum(-1), signals.sum(-1) * noise.sum(-1))
+    return share((signals * below).sum(-1), signals.sum(-1) * noise.sum(-1))
 
 
-def _share(part: Numbers, whole: Numbers) -> Numbers:
+def share(part: Numbers, whole: Numbers) -> Numbers:
     """A share, not a number where there is nothing to share."""
     parts, wholes = np.broadcast_arrays(part, whole)
-    return np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)
+    return np.divide(
+        parts, wholes, out=np.full(wholes.shape, np.nan), where=np.abs(wholes) > 1e-12
+    )  # what cancels out is seldom 0 to the last digit
 
 
 def deviates(counts: Numbers) -> tuple[Numbers, Numbers]:
     """z of the hit rate and of the false alarm rate, after the log-linear correction where a cell is empty."""
     table = confusion(counts)
-    shares = _share(table.sum(-1), table.sum((-1, -2))[..., None])
+    shares = share(table.sum(-1), table.sum((-1, -2))[..., None])
     table = table + shares[..., None] * is_corrected(counts)[..., None, None]
-    rates = _share(table[..., 0], table.sum(-1))
+    rates = share(table[..., 0], table.sum(-1))
     return stats.norm.ppf(rates[..., 0]), stats.norm.ppf(rates[..., 1])

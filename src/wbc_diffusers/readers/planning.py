@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from wbc_diffusers.evaluation.intervals import LEVEL
-from wbc_diffusers.readers.certainty import ALPHA, MARGIN
+from wbc_diffusers.readers.certainty import ALPHA, MARGIN, Z
 from wbc_diffusers.readers.detection import Numbers
 
 POWER = 0.8
@@ -32,9 +32,8 @@ def answers_for_width(half_width: float, share: float = 0.5) -> int:
     """
     if not 0 < half_width < 0.5 or not 0 <= share <= 1:
         raise ValueError(f"a half width of {half_width} at {share}: give one between 0 and 0.5, such as 0.1")
-    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
-    counts = np.arange(1, ceil((z / half_width) ** 2) + 1)
-    reach = z * np.sqrt(share * (1 - share) / counts + z**2 / (4 * counts**2)) / (1 + z**2 / counts)
+    counts = np.arange(1, ceil((Z / half_width) ** 2) + 1)
+    reach = Z * np.sqrt(share * (1 - share) / counts + Z**2 / (4 * counts**2)) / (1 + Z**2 / counts)
     return int(counts[np.flatnonzero(reach > half_width).max(initial=-1) + 1])
 
 

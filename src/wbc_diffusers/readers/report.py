@@ -24,7 +24,7 @@ from wbc_diffusers.training.files import write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RECORD_NAME, PAGE_NAME, TABLE_NAME, ANSWERS_NAME = "score.json", "index.html", "table.csv", "answers.csv"
+RECORD_NAME, PAGE_NAME, TABLE_NAME, GIVEN_NAME = "score.json", "index.html", "table.csv", "answers.csv"
 
 
 def score_study(folder: Path, key: Path, out: Path, *, names: bool = False) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def score_study(folder: Path, key: Path, out: Path, *, names: bool = False) -> d
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / RECORD_NAME, (json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
     write_whole(out / TABLE_NAME, as_csv(HEAD, rows(record)).encode())
-    write_whole(out / ANSWERS_NAME, as_csv(*answer_rows(sheet)).encode())
+    write_whole(out / GIVEN_NAME, as_csv(*answer_rows(sheet)).encode())
     charts = {"readers": readers_chart(record)}
     if sheet.levels > 2 and not record["tables"][0]["confounded"]:
         charts["roc"] = roc_chart(sheet, terms(record))

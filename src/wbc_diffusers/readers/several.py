@@ -10,11 +10,10 @@ from scipy import stats
 
 from wbc_diffusers.evaluation.intervals import LEVEL, Estimate
 from wbc_diffusers.readers import detection
-from wbc_diffusers.readers.certainty import INTERVALS, MARGIN, Equivalence, check_margin
+from wbc_diffusers.readers.certainty import INTERVALS, MARGIN, Equivalence, Z, check_margin
 from wbc_diffusers.readers.detection import Numbers, count_answers
 
 _UNBOUNDED = ("d_prime", "criterion")
-_Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _mean(name: str, counts: Numbers, left_out: Numbers, strata: NDArray[np.inte
     empty = _has_empty_cell(name, counts[there])
     freedom = (between + readers * shared) ** 2 / (between**2 / (readers - 1)) if between else inf
     below, above = (
-        _error(between / readers + shared, np.array(reaches) / _Z, empty)
+        _error(between / readers + shared, np.array(reaches) / Z, empty)
         for reaches in ([each.value - each.low for each in own], [each.high - each.value for each in own])
     )
     return OverReaders(float(values[there].mean()), below, above, freedom, bounded)

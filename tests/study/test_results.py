@@ -228,7 +228,7 @@ def test_findings_say_what_helps_what_harms_and_what_is_not_told_apart(record: d
     assert lines[0] == (
         "The best arm without synthetic cells is oversampled: recall 45.0 % at 95 % specificity, the mean of 5 seeds."
     )
-    cannot_tell = "neither helps nor harms that this study could tell"
+    cannot_tell = "can be told neither to help nor to harm"
     starts = [
         ("synthetic helps: +25.0 points (", "+25.0 points (", "oversampled, its like."),
         ("harmful harms: -45.0 points (", "-45.0 points (", "oversampled, its like."),

@@ -113,7 +113,7 @@ def _verdict(arm: Mapping[str, Any], *, enough: bool) -> str:
     elif same is not None and same["difference"]["high"] < 0:
         verdict = "harms"
     else:
-        verdict = "neither helps nor harms that this study could tell"
+        verdict = "can be told neither to help nor to harm"
     line = f"{arm['name']}{f' {verdict}' if enough else ''}: {_in_points(found)} from the best without"
     return (
         f"{line}, {_in_points(same['difference'])} from {same['name']}, its like." if same is not None else f"{line}."

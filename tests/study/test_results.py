@@ -294,6 +294,16 @@ def test_the_specificity_is_told_as_it_is(record: dict[str, Any], specificity: f
     assert axes.get_xlabel() == f"recall at {words} specificity"
 
 
+def test_where_a_filter_passed_more_in_one_run_than_in_another_both_are_told(record: dict[str, Any]) -> None:
+    arm = next(arm for arm in record["arms"] if arm["name"] == "synthetic")
+    first, second = ({"synthetic_images": {"normal": {"taken": 5}, "rare": {"taken": n}}} for n in (20, 12))
+    changed = {
+        **record,
+        "arms": [{**arm, "trained_on": [[{**arm["trained_on"][0][0], **each}] for each in (first, second)]}],
+    }
+    assert rows(changed)[0][2] == "5 + 12 to 20"
+
+
 def test_numbers_are_written_as_tables_have_them() -> None:
     assert [points(d) for d in (0.0123, -0.2, 0.0, -0.0001)] == ["+1.2", "-20.0", "+0.0", "+0.0"]
     assert (p_value(0.0009), p_value(0.001), p_value(1.0)) == ("< 0.001", "0.001", "1.000")

@@ -57,13 +57,15 @@ def points(difference: float) -> str:
 
 
 def _numbers(arm: Mapping[str, Any], which: str) -> str:
-    """Images of each class of the first run, normal ones first; of both trainings where there are two."""
-    counted: dict[str, int] = {}
-    for stage in arm["trained_on"][0]:
-        for name, count in stage[which].items():
-            taken = count if isinstance(count, int) else count["taken"]
-            counted[name] = max(counted.get(name, 0), taken)
-    return " + ".join(str(count) for count in counted.values())
+    """Images of each class, normal ones first: of both trainings where there are two, from the least of the runs on."""
+    found: dict[str, list[int]] = {}
+    for run in arm["trained_on"]:
+        for name in run[0][which]:
+            counts = [stage[which][name] for stage in run]
+            taken = max(count if isinstance(count, int) else count["taken"] for count in counts)
+            found.setdefault(name, []).append(taken)
+    ranges = ((min(counts), max(counts)) for counts in found.values())
+    return " + ".join(f"{least} to {most}" if least < most else str(most) for least, most in ranges)
 
 
 def swap_in_words(swap: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from wbc_diffusers.study.compare import (
-    Arm,
+    Runs,
     arm_estimate,
     auprcs,
     aurocs,
@@ -32,7 +32,7 @@ def run_of(scores: Any, abnormal: Any, groups: Sequence[str] | None = None) -> P
     return Predictions(np.array(abnormal, np.int64), probabilities, tuple(map(str, range(count))), groups)
 
 
-def tied_arm(runs: int = 3, count: int = 120) -> Arm:
+def tied_arm(runs: int = 3, count: int = 120) -> Runs:
     """Draw runs whose scores are in few steps."""
     rng = np.random.default_rng(0)
     abnormal = rng.random(count) < 0.3
@@ -153,7 +153,7 @@ def test_no_replicate_is_without_normal_or_abnormal_images(groups: list[str], me
     np.testing.assert_array_equal(drawn, np.ones((1, 300)))  # all abnormal images lie above all normal ones
 
 
-def simulated(count: int, by_slide: float, by_seed: float, seeds: int) -> Iterator[tuple[Arm, Arm, float, float]]:
+def simulated(count: int, by_slide: float, by_seed: float, seeds: int) -> Iterator[tuple[Runs, Runs, float, float]]:
     """Draw the runs of two arms on 40 slides of 10 cells, again and again.
 
     Yields:

@@ -463,6 +463,27 @@ def test_abnormality_and_grade_are_held_against_what_was_meant(
     graded = {(row["reader"], row["cells"]): row["seen"] for row in found["graded"]}
     assert graded["Reader 2", "real"] == [[0, 0, 0], [0, 0, 10]]  # all are severe, and were seen so
     assert graded["Reader 2", "synthetic"] == [[0, 0, 0], [10, 0, 0]]
+    assert {row["kappa"] for row in found["graded"]} == {None}, "of one grade there is nothing to agree on"
+
+
+def test_grades_are_held_against_the_label_where_these_differ(build: Callable[..., Built]) -> None:
+    built = build(abnormalities=["hypersegmentation"], readers=["anna", "ben"])
+    key = json.loads((built.key / KEY_NAME).read_text())
+    for number, facts in enumerate(key["cells"].values()):
+        facts["grade"] = 1 + number % 2
+    (built.key / KEY_NAME).write_text(json.dumps(key))
+
+    def as_meant(facts: list[dict[str, Any]], _: dict[str, Any]) -> dict[str, Any]:
+        return {"choice": "real", "abnormality": "hypersegmentation", "grade": facts[0]["grade"]}
+
+    answer_all(built, "anna", as_meant)
+    answer_all(built, "ben", lambda *_: {"choice": "real", "abnormality": "hypersegmentation", "grade": 1})
+    rows = score(read_sheet(built.folder, built.key))["abnormality"]["graded"]
+    anna, ben = ([row for row in rows if row["reader"] == name] for name in ("Reader 1", "Reader 2"))
+    assert [row["kappa"]["value"] for row in anna] == [1.0, 1.0]
+    assert [row["kappa"]["value"] for row in ben] == [0.0, 0.0]
+    assert sum(row["seen"][0][1] + row["seen"][1][2] for row in anna) == 8
+    assert sum(row["seen"][1][1] for row in ben) == sum(facts["grade"] == 2 for facts in key["cells"].values())
 
 
 def test_what_a_cell_should_show_may_not_be_known(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def _abnormality(sheet: Sheet) -> dict[str, Any] | None:
 
 
 def _graded(sheet: Sheet, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Which grades readers saw, 0 where none, in cells of a known abnormality and grade; agreement of both."""
+    """Which grades readers saw, 0 where none, in cells of known grades; agreement of both where these differ."""
     meant = np.array([int(each["grade"]) if str(each.get("grade") or "") in ("1", "2") else NONE for each in facts])
     real = np.array([item.source == REAL for item in sheet.items])
     found = []
@@ -374,7 +374,7 @@ def _graded(sheet: Sheet, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, 
             if there.any():
                 both = np.stack([meant[there], sheet.grades[row][there]])
                 seen = [np.bincount(both[1][both[0] == grade], minlength=3).tolist() for grade in (1, 2)]
-                kappa = _figure(kappa_with_interval(both, 3, graded=True))
+                kappa = _figure(kappa_with_interval(both, 3, graded=True)) if np.ptp(both[0]) else None
                 found.append({"reader": name, "cells": source, "seen": seen, "kappa": kappa})
     return found
 

@@ -174,7 +174,8 @@ def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[st
             )
         if found.near or found.hashed < found.known:
             logger.warning("%s, %s: %s See that none is a copy.", each.model, split, found.in_words)
-        near[split], unhashed = len(found.near), found.known - found.hashed
+        near[split] = len(found.near)
+        unhashed = found.known - found.hashed  # of the model, whatever the split
     known = known_images(manifest)
     counts = {
         split: {name: sum(h in known for h in _hashes(data, name)) for name in sorted(set(data[CLASS_COLUMN]))}

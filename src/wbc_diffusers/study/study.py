@@ -115,9 +115,9 @@ def _verdict(arm: Mapping[str, Any], *, enough: bool) -> str:
     else:
         verdict = "can be told neither to help nor to harm"
     line = f"{arm['name']}{f' {verdict}' if enough else ''}: {_in_points(found)} from the best without"
-    return (
-        f"{line}, {_in_points(same['difference'])} from {same['name']}, its like." if same is not None else f"{line}."
-    )
+    if same is not None:
+        line += f", {_in_points(same['difference'])} from {same['name']}, its like"
+    return f"{line}."
 
 
 def _swap_verdict(arm: Mapping[str, Any]) -> str | None:

@@ -124,7 +124,7 @@ def enter(page: Page, link: str) -> None:
 def wait_for(page: Page, number: int, total: int) -> None:
     """Wait until a cell is due, or all are done."""
     if number > total:
-        expect(page.locator("#message-heading")).to_have_text("Thank you")
+        expect(page.locator("#message-heading").filter(visible=True)).to_have_text("Thank you")
     else:
         expect(page.locator("#where")).to_have_text(f"{number} of {total}")
 

@@ -247,7 +247,7 @@ def test_what_has_no_figure_is_refused() -> None:
     with pytest.raises(ValueError, match="none of 2 images is abnormal"):
         arm_estimate([run_of([0.1, 0.2], [0, 0])])
     with pytest.raises(ValueError, match="measure is 'f1', but must be one of recall_at_specificity, auroc, auprc"):
-        arm_estimate([run], measure="f1")  # type: ignore[arg-type]
+        arm_estimate([run], measure="f1")  # type: ignore[arg-type]  # the error is looked at
     with pytest.raises(ValueError, match="the specificity is 95"):
         arm_estimate([run], specificity=95)
     with pytest.raises(ValueError, match=r"decisions are of \(2,\) and \(3,\) images"):

@@ -56,16 +56,6 @@ def test_images_are_counted_by_what_they_are_and_what_they_are_taken_for() -> No
     assert balanced_accuracy(THREE) == pytest.approx((1 + 1 / 2 + 2 / 3) / 3)
 
 
-def test_above_a_threshold_images_are_abnormal_and_at_it_they_are_not() -> None:
-    two = of_scores([0, 0, 0, 1, 1], [0.125, 0.25, 0.75, 0.25, 0.5])
-    assert confusion(two, 0.25).tolist() == [[2, 1], [1, 1]]
-    assert class_accuracies(two, 0.125) == pytest.approx([1 / 3, 1])
-    assert balanced_accuracy(two, 0.5) == pytest.approx((2 / 3 + 0) / 2)
-    assert confusion(two).tolist() == [[2, 1], [2, 0]]
-    with pytest.raises(ValueError, match="a threshold parts two classes, but there are 3: leave it out"):
-        confusion(THREE, 0.5)
-
-
 def test_a_class_without_images_has_no_accuracy() -> None:
     with pytest.raises(ValueError, match=r"class 1 has no image, .* the 3 classes have \[1, 0, 1\]"):
         class_accuracies(predictions([0, 2], [[1.0, 0, 0], [0, 0, 1.0]]))
@@ -132,8 +122,7 @@ def test_points_of_the_curves_hold_the_areas_and_the_ends() -> None:
 def test_f1_is_of_abnormal_images_of_any_grade() -> None:
     # Of 5 abnormal images 4 are called so (whatever the grade), and no normal one.
     assert f1(THREE) == pytest.approx(2 * 4 / (2 * 4 + 1 + 0))
-    assert f1(THREE, 0.5) == pytest.approx(2 * 5 / (2 * 5 + 0 + 1))
-    assert f1(THREE, 0.95) == 0
+    assert f1(of_scores([0, 1], [0.1, 0.2])) == 0
 
 
 def test_brier_is_the_mean_squared_error() -> None:

@@ -235,7 +235,12 @@ def test_findings_say_what_helps_what_harms_and_what_is_not_told_apart(record: d
         (f"as good {cannot_tell}: +0.0 points (", "+0.0 points (", "oversampled, its like."),
         # Worse than the best, whom the same images chose, but as good as the same without synthetic cells.
         (f"below the best {cannot_tell}: -35.0 points (", "+0.0 points (", "real only, its like."),
-        ("harmful tells cells by their source: it calls synthetic normal ones abnormal +70.0 points (", "oftener", ""),
+        (
+            "harmful tells cells by their source: it calls synthetic normal ones abnormal more often than real ones, "
+            "by 70.0 points (",
+            "",
+            ").",
+        ),
         ("10 synthetic cells were worth 0 real ones (", "", ""),
         ("20 synthetic cells were worth 18 real ones (", "", ""),
         ("40 synthetic cells were worth at least 30 real ones (", "", "30 or more)."),
@@ -244,6 +249,14 @@ def test_findings_say_what_helps_what_harms_and_what_is_not_told_apart(record: d
         assert line.startswith(start)
         assert middle in line[len(start) :]
         assert line.endswith(end)
+
+
+def test_a_source_is_told_whichever_way_it_misleads(record: dict[str, Any]) -> None:
+    arm = next(each for each in record["arms"] if each["name"] == "harmful")
+    turned = {**arm, "swap": {"normal": {"difference": {"value": -0.05, "low": -0.08, "high": -0.02}}}}
+    lines = findings({**record, "arms": [turned if each is arm else each for each in record["arms"]]})
+    told = "it calls synthetic normal ones abnormal less often than real ones, by 5.0 points (2.0 to 8.0)."
+    assert [line for line in lines if "their source" in line] == [f"harmful tells cells by their source: {told}"]
 
 
 def test_of_few_seeds_no_verdict_is_given(record: dict[str, Any]) -> None:

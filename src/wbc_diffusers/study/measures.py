@@ -43,31 +43,20 @@ class Reliability:
 # -- decisions -------------------------------------------------------------------------------------------------------
 
 
-def confusion(predictions: Predictions, threshold: float | None = None) -> NDArray[np.int64]:
-    """Count the images of each class (rows) that are taken for each class (columns), (C, C).
-
-    Args:
-        predictions: Of what classes they are taken for, and of what they are.
-        threshold: Score above which an image is called abnormal, with two classes; without it the most probable counts.
-
-    Raises:
-        ValueError: If a threshold is given, but there are more than two classes.
-    """
+def confusion(predictions: Predictions) -> NDArray[np.int64]:
+    """Count the images of each class (rows) by the class that is most probable (columns), (C, C)."""
     classes = predictions.probabilities.shape[1]
-    if threshold is not None and classes > 2:
-        raise ValueError(f"a threshold parts two classes, but there are {classes}: leave it out")
-    decided = predictions.decided if threshold is None else predictions.scores > threshold
-    cells = np.bincount(predictions.labels * classes + decided, minlength=classes**2)
+    cells = np.bincount(predictions.labels * classes + predictions.decided, minlength=classes**2)
     return cells.reshape(classes, classes)
 
 
-def class_accuracies(predictions: Predictions, threshold: float | None = None) -> list[float]:
+def class_accuracies(predictions: Predictions) -> list[float]:
     """The share of each class's images that are taken for it.
 
     Raises:
         ValueError: If a class has no image.
     """
-    found = confusion(predictions, threshold)
+    found = confusion(predictions)
     counts = found.sum(axis=1)
     if not counts.all():
         raise ValueError(
@@ -77,18 +66,17 @@ def class_accuracies(predictions: Predictions, threshold: float | None = None) -
     return [float(share) for share in found.diagonal() / counts]
 
 
-def balanced_accuracy(predictions: Predictions, threshold: float | None = None) -> float:
+def balanced_accuracy(predictions: Predictions) -> float:
     """The mean of the classes' accuracies, however many images each has."""
-    return float(np.mean(class_accuracies(predictions, threshold)))
+    return float(np.mean(class_accuracies(predictions)))
 
 
-def f1(predictions: Predictions, threshold: float | None = None) -> float:
-    """The harmonic mean of precision and recall of abnormal images, by the most probable class or above a threshold."""
+def f1(predictions: Predictions) -> float:
+    """The harmonic mean of precision and recall of abnormal images, each taken for its most probable class."""
     from sklearn.metrics import f1_score
 
     check_both(predictions.abnormal)
-    called = predictions.decided > 0 if threshold is None else predictions.scores > threshold
-    return float(f1_score(predictions.abnormal, called, zero_division=0.0))
+    return float(f1_score(predictions.abnormal, predictions.decided > 0, zero_division=0.0))
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------

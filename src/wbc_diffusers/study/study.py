@@ -125,9 +125,11 @@ def _swap_verdict(arm: Mapping[str, Any]) -> str | None:
     gap = ((arm["swap"] or {}).get("normal") or {}).get("difference")
     if gap is None or gap["low"] <= 0 <= gap["high"]:
         return None
+    often = "more" if gap["value"] > 0 else "less"
+    size, *bounds = (100 * abs(gap[name]) for name in ("value", "low", "high"))
     return (
-        f"{arm['name']} tells cells by their source: it calls synthetic normal ones abnormal {_in_points(gap)} oftener "
-        "than real ones."
+        f"{arm['name']} tells cells by their source: it calls synthetic normal ones abnormal {often} often than real "
+        f"ones, by {size:.1f} points ({min(bounds):.1f} to {max(bounds):.1f})."
     )
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 from wbc_diffusers.data.background import Colour, estimate_background, scale_to_background
 from wbc_diffusers.data.check import check_decoded
 from wbc_diffusers.data.images import centre_square, pixel_sha256, to_sample
-from wbc_diffusers.data.loading import column_values
+from wbc_diffusers.data.loading import column_values, whole_column
 
 Batch = dict[str, Tensor]
 """image (B, 3, H, W) in [-1, 1], noise like it or (B, noise_size), timestep (B,), label (B,) if there are classes."""
@@ -116,11 +116,14 @@ class CellImages(Dataset[Batch]):
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.data, self.spec, self.seed = data, spec, seed
+        self.names = _names(data)
         known = "pixel_sha256" in data.column_names
-        self.prepared_hashes: list[str] | None = list(data["pixel_sha256"]) if known else None
+        self.prepared_hashes: list[str] | None = whole_column(data, "pixel_sha256") if known else None
         """Pixel hashes of the images as `wbc prepare` wrote them; each is compared when it is drawn."""
         column = "perceptual_hash"
-        self.perceptual_hashes: list[str] = [h for h in data[column] if h] if column in data.column_names else []
+        self.perceptual_hashes: list[str] = []
+        if column in data.column_names:
+            self.perceptual_hashes = [h for h in whole_column(data, column) if h]
         self.labels: list[int] | None = None
         self.class_names: list[str] = []
         if class_column is not None:
@@ -138,17 +141,17 @@ class CellImages(Dataset[Batch]):
         image = _image(self.data, index)
         if self.prepared_hashes is not None and pixel_sha256(image.convert("RGB")) != self.prepared_hashes[index]:
             raise ValueError(
-                f"Image {_name(self.data, index)} is not the one that `wbc prepare` wrote there, so that the manifest "
+                f"Image {self.names[index]} is not the one that `wbc prepare` wrote there, so that the manifest "
                 "would tell another: prepare the folder anew."
             )
-        pixels = square_pixels(image, self.spec.resolution, _name(self.data, index))
+        pixels = square_pixels(image, self.spec.resolution, self.names[index])
         return pixels if self.spec.background is None else self._on_background(pixels, index)
 
     def _on_background(self, pixels: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
         found = estimate_background(pixels)
         if found is None or self.spec.background is None:
             raise ValueError(
-                f"Image {_name(self.data, index)} has no bright background to normalise: leave it out, or set the "
+                f"Image {self.names[index]} has no bright background to normalise: leave it out, or set the "
                 "recipe's background null."
             )
         return scale_to_background(pixels, found, self.spec.background)
@@ -173,10 +176,10 @@ def hashes_of(data: Any, *, may_be_generated: bool = False) -> list[str]:
         ValueError: If an image cannot be read.
     """
     if "pixel_sha256" in data.column_names:
-        return list(data["pixel_sha256"])
+        return whole_column(data, "pixel_sha256")
     if may_be_generated:
         return [pixel_sha256(_image(data, index).convert("RGB")) for index in range(len(data))]
-    return [_checked_hash(_image(data, index), _name(data, index)) for index in range(len(data))]
+    return [_checked_hash(_image(data, index), name) for index, name in enumerate(_names(data))]
 
 
 def first_by_hash(data: Any, count: int, what: str = "The data") -> Any:
@@ -195,13 +198,16 @@ def _image(data: Any, index: int) -> Image.Image:
         image: Image.Image = data[index]["image"]
     except (OSError, SyntaxError) as error:  # Pillow's errors for broken files
         raise ValueError(
-            f"Image {_name(data, index)} cannot be read ({error}): run `wbc prepare`, which sorts such out."
+            f"Image {_names(data)[index]} cannot be read ({error}): run `wbc prepare`, which sorts such out."
         ) from error
     return image
 
 
-def _name(data: Any, index: int) -> str:
-    return str(data["file_name"][index]) if "file_name" in data.column_names else f"number {index}"
+def _names(data: Any) -> list[str]:
+    """What errors call the images."""
+    if "file_name" in data.column_names:
+        return [str(name) for name in whole_column(data, "file_name")]
+    return [f"number {index}" for index in range(len(data))]
 
 
 def _labels(data: Any, column: str, names: Sequence[str] | None) -> tuple[list[int], list[str]]:

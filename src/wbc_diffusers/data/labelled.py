@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_diffusers.data.dataset import hashes_of
-from wbc_diffusers.data.loading import column_values, load_cells
+from wbc_diffusers.data.loading import column_values, load_cells, whole_column
 
 CLASS_COLUMN = "class"
 COLUMNS = ("image", "file_name", "pixel_sha256", "group", CLASS_COLUMN, "synthetic")
@@ -94,7 +94,7 @@ def _class_of(classes: Classes, abnormality: str, grade: str, place: str) -> int
 
 def class_numbers(data: Any, classes: Classes) -> NDArray[np.int64]:
     """The class (N,) of each labelled image."""
-    return np.array([classes.names.index(name) for name in data[CLASS_COLUMN]], np.int64)
+    return np.array([classes.names.index(name) for name in whole_column(data, CLASS_COLUMN)], np.int64)
 
 
 def take(data: Any, classes: Classes, counts: Sequence[int | None], by: str, what: str) -> Any:
@@ -113,7 +113,7 @@ def take(data: Any, classes: Classes, counts: Sequence[int | None], by: str, wha
     Raises:
         ValueError: If there are fewer.
     """
-    numbers, keys = class_numbers(data, classes), np.array(data[by])
+    numbers, keys = class_numbers(data, classes), np.array(whole_column(data, by))
     chosen = []
     for number, count in enumerate(counts):
         places = np.flatnonzero(numbers == number)

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from wbc_diffusers.data.labelled import CLASS_COLUMN, class_numbers, load_labelled
-from wbc_diffusers.data.loading import MissingSplitError
+from wbc_diffusers.data.loading import MissingSplitError, whole_column
 from wbc_diffusers.data.manifest import MANIFEST_NAME
 from wbc_diffusers.data.split import SPLITS, groups_on_two_sides
 from wbc_diffusers.evaluation.leaks import find_leaks_among, known_images, read_manifest
@@ -22,7 +23,7 @@ from wbc_diffusers.pipelines import load_pipeline
 from wbc_diffusers.sampling import has_made
 from wbc_diffusers.study.config import Arm, GeneratedSet, StudyConfig
 from wbc_diffusers.training.recipe import ClassifierRecipe
-from wbc_diffusers.training.selection import classes_of, load_pool, load_real
+from wbc_diffusers.training.selection import classes_of, load_pool, load_real, take_real
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     seen = [_check_set(each, splits, judges) for each in config.sets]
     pool = _counts(load_pool(recipe), recipe) if config.sets else {}
     for arm in config.all_arms():
-        _check_counts(config, arm, pool)
+        _check_counts(config, arm, splits["train"], pool)
     counts = {name: _counts(data, recipe) for name, data in judges.items()}
     for split, counted in counts.items():
         if missing := [name for name, count in counted.items() if not count]:
@@ -96,15 +97,15 @@ def fingerprints(config: StudyConfig) -> dict[str, str]:
     recipe = _any_recipe(config)
     splits = [_load_split(config, recipe, split) for split in SPLITS]
     content: dict[str, Any] = {
-        "real": [[list(data["pixel_sha256"]), list(data[CLASS_COLUMN])] for data in splits],
+        "real": [[whole_column(data, "pixel_sha256"), whole_column(data, CLASS_COLUMN)] for data in splits],
         "synthetic": [
             {name: told for name, told in (settings_of(Path(each.folder)) or {}).items() if name != "seeds"}
             for each in config.sets
         ],
     }
     if config.sets:
-        content["pool"] = list(load_pool(recipe)["pixel_sha256"])
-        content["swap"] = list(load_pool(recipe, held_out=True)["pixel_sha256"])
+        content["pool"] = whole_column(load_pool(recipe), "pixel_sha256")
+        content["swap"] = whole_column(load_pool(recipe, held_out=True), "pixel_sha256")
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in content.items()}
 
 
@@ -125,14 +126,14 @@ def _load_split(config: StudyConfig, recipe: ClassifierRecipe, split: str) -> An
 
 def _check_apart(splits: Mapping[str, Any]) -> None:
     """Raise LeakError if a group, or an image, lies in two splits."""
-    pairs = [(group, split) for split, data in splits.items() for group in data["group"] if group]
+    pairs = [(group, split) for split, data in splits.items() for group in whole_column(data, "group") if group]
     if torn := groups_on_two_sides(pairs):
         group, sides = next(iter(torn.items()))
         raise LeakError(
             f"{len(torn)} groups lie in several splits, such as {group} in {' and '.join(sides)}: split the images by "
             "group with `wbc prepare`."
         )
-    hashes = {split: set(data["pixel_sha256"]) for split, data in splits.items()}
+    hashes = {split: set(whole_column(data, "pixel_sha256")) for split, data in splits.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         if same := hashes[first] & hashes[second]:
             raise LeakError(
@@ -146,7 +147,7 @@ def _check_starts(config: StudyConfig, judges: Mapping[str, Any]) -> None:
     for start in sorted(name for name in starts if name and (Path(name) / MANIFEST_NAME).is_file()):
         known = known_images(read_manifest(Path(start)))
         for split, data in judges.items():
-            if same := known.intersection(data["pixel_sha256"]):
+            if same := known.intersection(whole_column(data, "pixel_sha256")):
                 raise LeakError(
                     f"The classifier {start}, which arms start from, was trained on {len(same)} images that are to "
                     f"judge ({split}): start from another, or take these images out."
@@ -166,7 +167,8 @@ def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[st
     manifest, near, unhashed = read_manifest(Path(each.model)), {}, 0
     for split, data in judges.items():
         images = partial(_image, data)
-        found = find_leaks_among([Path(n) for n in data["file_name"]], data["pixel_sha256"], images, manifest)
+        names, hashes = ([*map(Path, whole_column(data, "file_name"))], whole_column(data, "pixel_sha256"))
+        found = find_leaks_among(names, hashes, images, manifest)
         if found.exact:
             raise LeakError(
                 f"{each.model} was trained on images that are to judge ({split}): {found.in_words} Train it on the "
@@ -177,10 +179,7 @@ def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[st
         near[split] = len(found.near)
         unhashed = found.known - found.hashed  # of the model, whatever the split
     known = known_images(manifest)
-    counts = {
-        split: {name: sum(h in known for h in _hashes(data, name)) for name in sorted(set(data[CLASS_COLUMN]))}
-        for split, data in splits.items()
-    }
+    counts = {split: _known_of(data, known) for split, data in splits.items()}
     model = {"folder": each.folder, "model": settings["model"], "revision": settings["revision"]}
     return {**model, "trained_on": counts, "images_known": len(known), "images_unhashed": unhashed, "near": near}
 
@@ -190,14 +189,18 @@ def _image(data: Any, index: int) -> Image.Image:
     return image
 
 
-def _hashes(data: Any, name: str) -> Sequence[str]:
-    return [h for h, c in zip(data["pixel_sha256"], data[CLASS_COLUMN], strict=True) if c == name]
+def _known_of(data: Any, known: AbstractSet[str]) -> dict[str, int]:
+    """How many images of each class are among the known ones."""
+    counts = dict.fromkeys(sorted(set(whole_column(data, CLASS_COLUMN))), 0)
+    for hash_, name in zip(whole_column(data, "pixel_sha256"), whole_column(data, CLASS_COLUMN), strict=True):
+        counts[name] += hash_ in known
+    return counts
 
 
-def _check_counts(config: StudyConfig, arm: Arm, pool: Mapping[str, int]) -> None:
-    """Raise ValueError if there are too few images for an arm; `pool` are the synthetic ones of each class."""
+def _check_counts(config: StudyConfig, arm: Arm, train: Any, pool: Mapping[str, int]) -> None:
+    """Raise ValueError if there are too few images for an arm: of `train`, or synthetic ones of a class (`pool`)."""
     for recipe in config.recipes(arm, config.seeds[0], Path()):
-        real = _counts(load_real(recipe, config.data, "train"), recipe)
+        real = _counts(take_real(recipe, train, config.data, "train"), recipe)
         ratios = recipe.synthetic_ratio or [0.0] * recipe.num_classes
         for (name, count), ratio in zip(real.items(), ratios, strict=True):
             wanted, there = round(ratio * count), pool.get(name, 0)

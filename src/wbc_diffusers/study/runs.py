@@ -17,6 +17,7 @@ import torch
 from wbc_diffusers.classifier import Classifier
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import class_numbers
+from wbc_diffusers.data.loading import whole_column
 from wbc_diffusers.data.parallel import end_with_parent
 from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
 from wbc_diffusers.study.images import StudyImages, load_images
@@ -335,10 +336,11 @@ def judge(folder: Path, recipe: ClassifierRecipe, images: StudyImages) -> dict[s
         if data is not None:
             shares = look_at(classifier, CellImages(data, spec))[1]
             labels = class_numbers(data, classes)
-            found[name] = Predictions(labels, shares, tuple(_names(data)), tuple(data["group"]))
+            found[name] = Predictions(labels, shares, tuple(_names(data)), tuple(whole_column(data, "group")))
     return found
 
 
 def _names(data: Any) -> list[str]:
     """Names that differ: those of several folders of synthetic images are the same."""
-    return [f"{name} ({hash_[:8]})" for name, hash_ in zip(data["file_name"], data["pixel_sha256"], strict=True)]
+    columns = (whole_column(data, name) for name in ("file_name", "pixel_sha256"))
+    return [f"{name} ({hash_[:8]})" for name, hash_ in zip(*columns, strict=True)]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from wbc_diffusers.classifier import Classifier, probabilities
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import Classes, class_numbers, load_labelled, take
+from wbc_diffusers.data.loading import whole_column
 from wbc_diffusers.generation import settings_of
 from wbc_diffusers.training.recipe import ClassifierRecipe
 
@@ -30,11 +31,18 @@ def load_real(recipe: ClassifierRecipe, source: str, split: str) -> Any:
         MissingSplitError: If there is no such split.
         ValueError: If there are too few, or one has no class.
     """
-    classes = classes_of(recipe)
-    data = load_labelled(source, split, classes, where=recipe.where)
+    return take_real(recipe, load_labelled(source, split, classes_of(recipe), where=recipe.where), source, split)
+
+
+def take_real(recipe: ClassifierRecipe, data: Any, source: str, split: str) -> Any:
+    """As many real images of each class as the recipe wants of a split, of all its images, labelled.
+
+    Raises:
+        ValueError: If there are too few.
+    """
     wanted = recipe.sizes.get(split) or [None] * recipe.num_classes
     counts = [None if n is None else max(1, round(n * recipe.scale)) if n else 0 for n in wanted]
-    return take(data, classes, counts, "pixel_sha256", f"images of {split} in {source}")
+    return take(data, classes_of(recipe), counts, "pixel_sha256", f"images of {split} in {source}")
 
 
 def load_synthetic(
@@ -99,7 +107,8 @@ def load_pool(recipe: ClassifierRecipe, *, held_out: bool = False) -> Any:
                 "train one of each grade, by a `where` that names it, or set grades merged."
             )
         data = load_labelled(folder, "train", classes, generated=True)
-        numbers, order = class_numbers(data, classes), np.argsort(np.array(data["file_name"]), kind="stable")
+        names, numbers = np.array(whole_column(data, "file_name")), class_numbers(data, classes)
+        order = np.argsort(names, kind="stable")
         for number in np.unique(numbers):
             places = order[numbers[order] == number]
             border = max(0, len(places) - recipe.synthetic_held_out)

@@ -115,6 +115,8 @@ def test_every_study_on_the_shelf_is_read_and_written_back(path: Path, tmp_path:
             "an arm with synthetic images",
         ),
         ({"dose": {"arm": "with", "ratios": [1], "real_arm": "with", "more_real": [9]}}, "an arm without"),
+        ({"primary": "real"}, "primary is 'real'; it must be an arm with synthetic images: with."),
+        ({"primary": "without"}, "primary is 'without'; it must be an arm"),
     ],
 )
 def test_a_study_that_means_nothing_is_refused_with_what_would(changes: dict[str, Any], told: str) -> None:

@@ -251,6 +251,15 @@ def test_findings_say_what_helps_what_harms_and_what_is_not_told_apart(record: d
         assert line.endswith(end)
 
 
+def test_the_arm_that_a_study_decides_by_comes_first_and_is_said_to_have_been_named(record: dict[str, Any]) -> None:
+    assert not any("decides by" in line for line in findings(record))
+    named = {**record["study"], "primary": "as good", "seeds": [1, 2, 3, 4, 5]}
+    lines = findings({**record, "study": named})
+    assert lines[1] == "The study decides by as good, which was named before; the other arms are looked at beside it."
+    assert lines[2].startswith("as good can be told neither to help nor to harm: +0.0 points (")
+    assert [line.split(" ")[0] for line in lines[3:6]] == ["synthetic", "harmful", "below"]
+
+
 def test_a_source_is_told_whichever_way_it_misleads(record: dict[str, Any]) -> None:
     arm = next(each for each in record["arms"] if each["name"] == "harmful")
     turned = {**arm, "swap": {"normal": {"difference": {"value": -0.05, "low": -0.08, "high": -0.02}}}}

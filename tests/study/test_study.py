@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def test_a_changed_arm_is_refused_by_name_and_nothing_is_lost(done: Any, study: 
     with pytest.raises(ValueError, match="focal loss, seed 0 was trained with another focal_gamma"):
         run_study(study(arms=changed, dose=DOSE), done[0], 1, quiet)
     assert_equal(predictions(done[0]), before)
+
+
+def test_what_a_study_decides_by_is_named_before_its_trainings_or_not_at_all(study: Study, tmp_path: Path) -> None:
+    arms = {**ARMS, "other": ARMS["both classes"]}
+    begun = study(arms=arms, primary="synthetic", data=str(tmp_path / "nothing"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "study.yaml").write_text(yaml.safe_dump(begun.to_dict()))
+    with pytest.raises(FileNotFoundError):  # no training is done, so that it may still be named
+        run_study(replace(begun, primary="other"), out, 1, quiet)
+    (out / "runs" / "oversampled" / "seed-0").mkdir(parents=True)
+    (out / "runs" / "oversampled" / "seed-0" / "run.json").write_text("{}")
+    for late in ("other", None):
+        with pytest.raises(ValueError, match="begun with the primary arm 'synthetic', and has trainings that are done"):
+            run_study(replace(begun, primary=late), out, 1, quiet)
+    with pytest.raises(FileNotFoundError):
+        run_study(begun, out, 1, quiet)
 
 
 def test_a_folder_of_something_else_is_refused(study: Study, tmp_path: Path) -> None:

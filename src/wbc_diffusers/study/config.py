@@ -76,6 +76,7 @@ class StudyConfig:
             `filtered_by` (the arm whose classifier judges the synthetic images).
         dose: `arm` is an arm with synthetic images, `ratios` how many of them for each real abnormal one; `real_arm` is
             one without, `more_real` numbers of real abnormal images. Both curves give the exchange rate.
+        primary: The arm that the study decides by, named before its trainings; the others are looked at beside it.
         seeds: One training of each arm for each.
         specificity: At which recall is read.
         swap_images: Synthetic images of each class, the last of their folders, that no training sees: they are shown
@@ -89,6 +90,7 @@ class StudyConfig:
     name: str = "unnamed"
     generated: list[dict[str, Any]] = field(default_factory=list)
     dose: dict[str, Any] = field(default_factory=dict)
+    primary: str | None = None
     seeds: list[int] = field(default_factory=lambda: list(range(LEAST_SEEDS)))
     specificity: float = 0.95
     swap_images: int = 200
@@ -115,6 +117,12 @@ class StudyConfig:
             )
         if all(arm.synthetic for arm in arms):
             raise ValueError("All arms of the study have synthetic images: add one without, to compare them with.")
+        synthetic = [arm.name for arm in arms if arm.synthetic and arm.dose is None]
+        if self.primary is not None and self.primary not in synthetic:
+            raise ValueError(
+                f"The study's primary is {self.primary!r}; it must be an arm with synthetic images: "
+                f"{', '.join(synthetic) or 'there is none'}."
+            )
         for arm in arms:
             self.recipes(arm, self.seeds[0], Path())
 

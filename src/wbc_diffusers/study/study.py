@@ -38,13 +38,15 @@ def run_study(config: StudyConfig, out: Path, processes: int, say: Callable[[str
     Raises:
         FileExistsError: If the folder holds something else, or another process works in it.
         LeakError: If an image that judges was trained on.
-        ValueError: If images or arms don't fit, or a run in the folder is of another recipe.
+        ValueError: If images or arms don't fit, a run in the folder is of another recipe, or the primary arm was named
+            after one.
         OSError: If a folder or model is not there.
     """
     if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK_NAME} and not (out / STUDY_NAME).is_file():
         raise FileExistsError(f"{out} holds something, and no study: give a new or empty folder.")
     out.mkdir(parents=True, exist_ok=True)
     with only_run(out):
+        _check_primary(config, out)
         facts, cells = check_images(config), fingerprints(config)
         left = runs_left(config, out, cells)
         write_whole(out / STUDY_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False).encode())
@@ -53,6 +55,19 @@ def run_study(config: StudyConfig, out: Path, processes: int, say: Callable[[str
         record = build_record(config, arms, facts)
         write_results(record, arms, out)
     return record
+
+
+def _check_primary(config: StudyConfig, out: Path) -> None:
+    """Raise ValueError if the primary arm is another than when the trainings that are done began."""
+    if not (out / STUDY_NAME).is_file() or not any(out.glob("runs/*/*/run.json")):
+        return
+    before = yaml.safe_load((out / STUDY_NAME).read_text(encoding="utf-8")).get("primary")
+    if before != config.primary:
+        raise ValueError(
+            f"The study in {out} was begun with {f'the primary arm {before!r}' if before else 'no primary arm'}, and "
+            f"has trainings that are done: what it decides by is named before. Set primary to {before or 'null'}, or "
+            "begin anew in another folder, with other test images."
+        )
 
 
 def write_results(record: Mapping[str, Any], arms: Sequence[ArmRuns], out: Path) -> None:
@@ -89,8 +104,12 @@ def findings(record: Mapping[str, Any]) -> list[str]:
     ]
     if seeds < LEAST_SEEDS:
         told.append(f"With fewer than {LEAST_SEEDS} seeds nothing is said of what helps or harms.")
-    told += [_verdict(arm, enough=seeds >= LEAST_SEEDS) for arm in arms if arm["synthetic"]]
-    told += [line for arm in arms if arm["synthetic"] and (line := _swap_verdict(arm))]
+    primary = record["study"]["primary"]
+    if primary is not None:
+        told.append(f"The study decides by {primary}, which was named before; the other arms are looked at beside it.")
+    synthetic = sorted((arm for arm in arms if arm["synthetic"]), key=lambda arm: arm["name"] != primary)
+    told += [_verdict(arm, enough=seeds >= LEAST_SEEDS) for arm in synthetic]
+    told += [line for arm in synthetic if (line := _swap_verdict(arm))]
     for dose in (record["dose"] or {}).get("doses", []):
         worth = dose["worth"]
         bound = f"{dose['bound']} " if dose["bound"] else ""

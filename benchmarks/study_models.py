@@ -1,6 +1,7 @@
 """The generators of the studies in docs/classifying.md, and their cells, in the folder that study_data.py filled.
 
-    python benchmarks/study_models.py phantom --within studies      # base, and fine-tuned on 50 and on 10
+    python benchmarks/study_models.py phantom --within studies      # base, and fine-tuned on 50
+    python benchmarks/study_models.py phantom-10 --within studies   # from the phantom's base: fine-tuned on 10
     python benchmarks/study_models.py pbc --within studies          # base, and fine-tuned on the 30
     python benchmarks/study_models.py table-4 --within studies      # from the phantom's base: one of each abnormality
 
@@ -13,6 +14,7 @@ import argparse
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +43,8 @@ MODELS = {
     "phantom": [
         Model("phantom-base", "phantom", NORMAL, 1200),
         Model("phantom-rare-50", "phantom", SEVERE, 1200, "phantom-base", 50),
-        Model("phantom-rare-10", "phantom", SEVERE, 1200, "phantom-base", 10),
     ],
+    "phantom-10": [Model("phantom-rare-10", "phantom", SEVERE, 1200, "phantom-base", 10)],
     "pbc": [
         Model("pbc-base", "pbc-study", NORMAL, 1100),
         Model("pbc-rare", "pbc-study", "{abnormality: hypersegmentation}", 1100, "pbc-base", 30),
@@ -97,17 +99,33 @@ def wbc(*command: str) -> None:
     subprocess.run([sys.executable, "-m", "wbc_diffusers", *command], check=True)
 
 
+def make(models: list[Model], processes: int, precision: str, updates: int | None) -> None:
+    """Train what others start from, with all cores, and then all else side by side."""
+    bases = [model for model in models if model.base is None]
+    for model in bases:
+        train(model, precision, updates)
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+
+    def job(model: Model) -> None:
+        if model not in bases:
+            train(model, precision, updates)
+        generate(model, precision)
+
+    with ThreadPoolExecutor(processes) as pool:
+        for done in [pool.submit(job, model) for model in models]:
+            done.result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("world", choices=MODELS)
     parser.add_argument("--within", type=Path, required=True, help="the folder of the prepared data")
     parser.add_argument("--mixed-precision", default="no", help="bf16 is faster where the processor has it")
+    parser.add_argument("--processes", type=int, default=2, help="so many models at a time, after their base")
     parser.add_argument("--updates", type=int, help="of the base model; the recipe's if left out")
     options = parser.parse_args()
     os.chdir(options.within)
-    for model in MODELS[options.world]:
-        train(model, options.mixed_precision, options.updates)
-        generate(model, options.mixed_precision)
+    make(MODELS[options.world], options.processes, options.mixed_precision, options.updates)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def _row(arm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
         difference = ["the best without", ""]
     return [
         arm["name"],
-        _numbers(arm, "real_images"),
-        _numbers(arm, "synthetic_images"),
+        numbers(arm, "real_images"),
+        numbers(arm, "synthetic_images"),
         f"{100 * recall['value']:.1f}",
         f"{100 * recall['low']:.1f} to {100 * recall['high']:.1f}",
         *difference,
@@ -56,7 +56,7 @@ def points(difference: float) -> str:
     return f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0: nothing is -0.0
 
 
-def _numbers(arm: Mapping[str, Any], which: str) -> str:
+def numbers(arm: Mapping[str, Any], which: str) -> str:
     """Images of each class, normal ones first: of both trainings where there are two, from the least of the runs on."""
     found: dict[str, list[int]] = {}
     for run in arm["trained_on"]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMON = "--config ours-64 --num-workers 0 --validation-images 0"
-FINE_TUNE = "--max-train-steps 1000 --learning-rate 3e-4 --lr-warmup-steps 50 --sample-every 500 --model {}"
+FINE_TUNE = "--learning-rate 3e-4 --lr-warmup-steps 50 --sample-every 500 --model {}"
 NORMAL_SEED = 500_000
 
 
@@ -33,6 +33,8 @@ class Model:
     cells: int
     base: str | None = None
     images: int | None = None
+    updates: int = 1000
+    """Of a fine-tuning; those of a base model are the recipe's."""
 
 
 NORMAL = "{abnormality: none}"
@@ -66,7 +68,13 @@ MODELS = {
     ],
     "table-4": [
         Model(
-            f"table-4-{kind.replace('_', '-')}", "phantom-table-4", f"{{abnormality: {kind}}}", 1300, "phantom-base", n
+            f"table-4-{kind.replace('_', '-')}",
+            "phantom-table-4",
+            f"{{abnormality: {kind}}}",
+            1200,
+            "phantom-base",
+            n,
+            500,
         )
         for kind, n in TABLE_4.items()
     ],
@@ -83,6 +91,7 @@ def train(model: Model, precision: str, updates: int | None) -> None:
         command += ["--resume", "latest"]
     if model.base is not None:
         command += ["--pretrained", model.base, "--max-train-samples", str(model.images), *FINE_TUNE.split()]
+        command += ["--max-train-steps", str(model.updates)]
     elif updates is not None:
         command += ["--max-train-steps", str(updates)]
     wbc("train", *command)

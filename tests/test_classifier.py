@@ -116,7 +116,7 @@ def test_a_model_of_as_many_other_classes_gets_a_new_last_layer_too(classifier: 
 def test_unknown_options_and_missing_models_are_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no option 'depth_multiplicator'"):
         new_network(NAMES, depth_multiplicator=0.5)
-    with pytest.raises(OSError, match=r"cannot be loaded .*give a folder by --pretrained, or null"):
+    with pytest.raises(OSError, match=r"cannot be loaded .*give a folder as the recipe's pretrained, or null"):
         load_network(str(tmp_path / "nothing"), NAMES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(OSError, match="cannot be loaded"):

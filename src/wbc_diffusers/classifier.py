@@ -124,8 +124,8 @@ def _head(network: Any) -> Any:
 def _unavailable(pretrained: str, error: Exception) -> OSError:
     reason = str(error).splitlines()[0].rstrip(".")
     return OSError(
-        f"The classifier {pretrained} cannot be loaded ({reason}): give a folder by --pretrained, or null there to "
-        "train from random weights."
+        f"The classifier {pretrained} cannot be loaded ({reason}): give a folder as the recipe's pretrained, or null "
+        "there to train from random weights."
     )
 
 

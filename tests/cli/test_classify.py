@@ -36,7 +36,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return {}
 
     monkeypatch.setattr("wbc_diffusers.study.study.run_study", run)
-    monkeypatch.setattr("wbc_diffusers.study.study.findings", lambda record: ["with helps."])
+    monkeypatch.setattr("wbc_diffusers.study.words.findings", lambda record: ["with helps."])
     return found
 
 

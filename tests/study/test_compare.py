@@ -97,6 +97,18 @@ def test_both_arms_are_tried_on_the_same_images() -> None:
     assert (found.low, found.value, found.high) == (0, 0, 0)
 
 
+def test_where_all_are_found_the_interval_is_that_of_as_many_groups_and_never_a_point() -> None:
+    found_all = [run_of([0.1] * 20 + [0.9] * 12, [0] * 20 + [1] * 12)]
+    none = [run_of([0.9] * 20 + [0.1] * 12, [0] * 20 + [1] * 12)]
+    low = 0.025 ** (1 / 12)
+    for arm, wanted in ((found_all, (1, low, 1)), (none, (0, 0, 1 - low))):
+        found = arm_estimate(arm, replicates=100)
+        assert (found.value, found.low, found.high) == pytest.approx(wanted)
+    same, apart = (paired_difference(found_all, other, replicates=100) for other in (found_all, none))
+    assert (same.value, same.low, same.high) == pytest.approx((0, low - 1, 1 - low))
+    assert (apart.value, apart.low, apart.high) == pytest.approx((1, low, 1))
+
+
 def test_replicates_are_those_of_the_seed_in_whichever_call() -> None:
     runs = tied_arm(2)
     both = bootstrap([runs[:1], runs[1:]], replicates=300)[1]
@@ -123,7 +135,7 @@ def test_few_seeds_scatter_by_their_standard_error_and_arms_draw_them_independen
     assert np.var(drawn, axis=1) == pytest.approx(squared_error, rel=0.05)
     assert np.var(drawn[0] - drawn[1]) == pytest.approx(2 * squared_error, rel=0.05)
     assert (bootstrap([arm], measure="auroc", replicates=20_000, seed=1)[1][0] != drawn[0]).any()
-    assert arm_estimate(arm[:1], measure="auroc").low == 1
+    assert arm_estimate(arm[:1], measure="auroc").low == pytest.approx(0.025 ** (1 / 4))  # of four abnormal images
 
 
 def test_few_patients_scatter_by_their_standard_error() -> None:

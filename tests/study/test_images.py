@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from wbc_diffusers.data.dataset import hashes_of
+from wbc_diffusers.data.duplicates import perceptual_hash
 from wbc_diffusers.data.loading import load_cells
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.study.config import StudyConfig
@@ -38,6 +39,8 @@ def test_what_judges_is_what_the_sizes_say_and_what_the_generators_know_is_told(
     assert base["trained_on"]["train"] == {"normal": 40, "hypersegmentation": 0}
     assert rare["trained_on"]["train"] == {"normal": 40, "hypersegmentation": 6}  # its own six, and its base's
     assert sum(rare["trained_on"]["test"].values()) == 0
+    # The arms take 20 normal cells and 6 abnormal ones, which are those that the model of six was trained on.
+    assert rare["more_than_arms"] == {"normal": 20, "hypersegmentation": 0}
     assert images.swap is not None
     assert sorted(images.swap["file_name"]) == [f"{i:08}.png" for i in (*range(12, 20), *range(32, 40))]
 
@@ -196,6 +199,68 @@ def test_a_generated_folder_whose_images_do_not_say_so_stops_the_study(
         check_images(study(generated=[{"folder": made, "model": str(place / "rare")}]))
 
 
+def test_an_image_that_looks_like_what_a_generator_knows_stops_the_study_unless_allowed(
+    study: Study, place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    turned = load_images(study()).test[0]["image"].rotate(90)
+
+    def learn(model: Path) -> None:
+        manifest = json.loads((model / "training_manifest.json").read_text())
+        manifest["image_perceptual_hash"].append(perceptual_hash(turned))
+        (model / "training_manifest.json").write_text(json.dumps(manifest))
+
+    sets = [{"folder": str(place / "abnormal"), "model": changed_copy(place / "rare", tmp_path / "rare", learn)}]
+    with pytest.raises(LeakError, match=r"rare was trained on images that look like \d+ that are to judge \(test\)"):
+        check_images(study(generated=sets))
+    facts = check_images(study(generated=sets, allow_near=True))
+    assert facts["generators"][0]["near"]["test"] > 0
+    assert "See that none is a copy" in caplog.text
+
+
+def test_a_generator_of_more_rare_cells_than_the_arms_have_is_counted(study: Study) -> None:
+    fewer = {"train": [20, 2], "validation": [10, 4], "test": [20, 6]}
+    _, rare = check_images(study(recipe={"sizes": fewer}))["generators"]
+    assert rare["more_than_arms"]["hypersegmentation"] == 4
+    more = {"arm": "with", "ratios": [1], "real_arm": "real", "more_real": [6]}  # these arms take more by design
+    _, rare = check_images(study(recipe={"sizes": fewer}, dose=more))["generators"]
+    assert rare["more_than_arms"]["hypersegmentation"] == 4
+
+
+def test_a_synthetic_image_that_is_there_twice_stops_the_study(study: Study, place: Path, tmp_path: Path) -> None:
+    again = changed_copy(place / "abnormal", tmp_path / "again", lambda folder: None)
+    sets = [*study().generated, {"folder": again, "model": str(place / "rare")}]
+    with pytest.raises(ValueError, match="40 synthetic images are there twice"):
+        check_images(study(generated=sets))
+
+
+def test_images_that_an_arm_can_not_look_at_stop_the_study_before_any_training(study: Study) -> None:
+    arms = {"real": None, "large": {"resolution": 64}}
+    with pytest.raises(ValueError, match="fewer than the recipe's resolution 64"):
+        check_images(study(arms=arms))
+
+
+def test_fingerprints_tell_what_arms_take_who_judges_and_what_they_start_from(
+    study: Study, place: Path, tmp_path: Path
+) -> None:
+    arms = {"real": None, "one": {"synthetic_ratio": [0.0, 1.0]}, "two": {"synthetic_ratio": [0.0, 2.0]}}
+    before = fingerprints(study(arms=arms))
+    assert {"taken one", "taken two"} <= before.keys()
+    # The first twelve by name are taken: with the first of them gone, the others are.
+    other = changed_copy(
+        place / "abnormal", tmp_path / "made", lambda folder: rewrite(folder, lambda rows: rows.pop(0))
+    )
+    sets = [study().generated[0], {"folder": other, "model": str(place / "rare")}]
+    now = fingerprints(study(arms=arms, generated=sets))
+    assert {name for name in before if before[name] != now[name]} == {"taken one", "taken two", "pool"}
+
+    def regroup(data: Path) -> None:
+        rewrite(data / "test", lambda rows: rows[0].update(group="somebody"))
+
+    data = changed_copy(place / "data", tmp_path / "regrouped", regroup)
+    now = fingerprints(study(arms=arms, data=data))
+    assert {name for name in before if before[name] != now[name]} <= {"judges"}
+
+
 def test_fingerprints_tell_other_cells_classes_and_models_and_no_other_place(
     study: Study, place: Path, tmp_path: Path
 ) -> None:
@@ -225,7 +290,7 @@ def test_fingerprints_tell_other_cells_classes_and_models_and_no_other_place(
         for i, each in enumerate(sets)
     ]
     assert fingerprints(study(generated=moved)) == before
-    fewer = fingerprints(study(generated=sets[:1]))
+    fewer = fingerprints(study(generated=sets[:1], arms={"real": {"oversample": True}}))
     assert fewer["real"] == before["real"]
     assert fewer["synthetic"] != before["synthetic"]
 

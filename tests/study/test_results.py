@@ -13,8 +13,8 @@ from wbc_diffusers.study.config import StudyConfig, folder_of
 from wbc_diffusers.study.figures import draw_figures, recall_chart
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.results import best_without, build_record, read_runs
-from wbc_diffusers.study.study import findings
 from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
+from wbc_diffusers.study.words import findings
 
 NORMALS, ABNORMALS, SWAPPED = 100, 20, 40
 SEEDS = [3, 8]
@@ -266,6 +266,55 @@ def test_a_source_is_told_whichever_way_it_misleads(record: dict[str, Any]) -> N
     lines = findings({**record, "arms": [turned if each is arm else each for each in record["arms"]]})
     told = "it calls synthetic normal ones abnormal less often than real ones, by 5.0 points (2.0 to 8.0)."
     assert [line for line in lines if "their source" in line] == [f"harmful tells cells by their source: {told}"]
+
+
+def test_a_source_that_the_like_tells_as_well_is_said_to_be_so(record: dict[str, Any]) -> None:
+    gap = {"normal": {"difference": {"value": 0.3, "low": 0.2, "high": 0.4}}}
+    arms = [{**arm, "swap": gap} if arm["name"] == "oversampled" else arm for arm in record["arms"]]
+    (line,) = (line for line in findings({**record, "arms": arms}) if "their source" in line)
+    assert line.endswith("points (55.6 to 84.4); but oversampled, which never saw one, has +30.0 there.")
+
+
+def test_arms_whose_source_was_not_seen_to_are_named(record: dict[str, Any]) -> None:
+    arms = [{**arm, "swap": None} if arm["name"] in ("synthetic", "harmful") else arm for arm in record["arms"]]
+    told = "Whether synthetic, harmful tell cells by their source can't be said: no normal synthetic cells were"
+    assert any(line.startswith(told) for line in findings({**record, "arms": arms}))
+
+
+def test_of_few_patients_no_verdict_is_given_and_of_unknown_ones_each_image_counts(record: dict[str, Any]) -> None:
+    assert record["judged"] == {"normal": NORMALS, "abnormal": ABNORMALS, "abnormal_groups": 20, "groups_known": 0}
+    few = {**record, "judged": {**record["judged"], "abnormal_groups": 9}}
+    lines = findings({**few, "study": {**record["study"], "seeds": [1, 2, 3, 4, 5]}})
+    assert lines[1].startswith("The abnormal test images are of 9 groups")
+    assert not any(word in line for line in lines[2:] for word in ("helps", "harms", "neither", "were worth"))
+
+
+def test_who_is_better_by_something_else_does_not_help(record: dict[str, Any]) -> None:
+    study = {**record["study"], "seeds": [1, 2, 3, 4, 5]}
+    arm = next(each for each in record["arms"] if each["name"] == "synthetic")
+    alone = {key: value for key, value in arm.items() if key != "counterpart"}
+    worse = {"name": "oversampled", "difference": {"value": 0.01, "low": -0.1, "high": 0.12}}
+    for changed, told in (
+        (arm, "synthetic helps: "),
+        (alone, "synthetic is better than the best without, but no arm is the same without synthetic cells: "),
+        ({**arm, "counterpart": worse}, "synthetic can be told neither to help nor to harm: "),
+    ):
+        arms = [changed if each is arm else each for each in record["arms"]]
+        assert any(line.startswith(told) for line in findings({**record, "study": study, "arms": arms}))
+    beside = findings({**record, "study": {**study, "primary": "harmful"}})
+    assert any(line.startswith("synthetic looks as if it helped: ") for line in beside)
+
+
+def test_generators_that_know_more_or_nothing_of_the_training_images_are_told(record: dict[str, Any]) -> None:
+    each = {"model": "rare", "more_than_arms": {"normal": 9, "hypersegmentation": 0}, "trained_on": {"train": {"n": 5}}}
+    assert findings({**record, "generators": [each]}) == findings(record)
+    more = {**each, "more_than_arms": {"normal": 0, "hypersegmentation": 44}}
+    assert any(
+        line.startswith("rare was trained on 44 hypersegmentation cells more than the arms are")
+        for line in findings({**record, "generators": [more]})
+    )
+    none = {**each, "trained_on": {"train": {"n": 0}}}
+    assert any(line.startswith("rare knows no image of") for line in findings({**record, "generators": [none]}))
 
 
 def test_of_few_seeds_no_verdict_is_given(record: dict[str, Any]) -> None:

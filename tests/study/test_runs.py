@@ -1,9 +1,11 @@
 """The trainings of a study: what a run writes, when it counts as done, and what it goes on with."""
 
+import contextlib
 import csv
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,66 @@ def test_a_run_counts_as_done_by_the_same_recipe_on_the_same_images(study: Study
     assert is_done(config, run_of(config, "real"), out, {**cells, "synthetic": "other"})
     with pytest.raises(ValueError, match=f"with, seed 0 {told}"):
         is_done(config, run_of(config, "with"), out, {**cells, "synthetic": "other"})
+
+
+def test_a_run_is_tied_to_the_synthetic_cells_it_took_and_the_weights_it_started_from(
+    study: Study, do: Do, tmp_path: Path
+) -> None:
+    do(study(arms=ARMS), "real")
+    start = {"pretrained": str(tmp_path / "out" / "runs" / "real" / "seed-0"), "model": {}}
+    config = study(arms={**ARMS, "begun": start})
+    for arm in ("with", "begun"):
+        do(config, arm)
+    cells = fingerprints(config)
+    for arm, name in (("with", "taken with"), ("begun", "start begun")):
+        assert is_done(config, run_of(config, arm), tmp_path / "out", cells)
+        with pytest.raises(ValueError, match=f"{arm}, seed 0 was trained or judged on other images"):
+            is_done(config, run_of(config, arm), tmp_path / "out", {**cells, name: "other"})
+        assert is_done(config, run_of(config, "real"), tmp_path / "out", {**cells, name: "other"})
+    shutil.copytree(start["pretrained"], tmp_path / "moved")
+    moved = study(arms={**ARMS, "begun": {**start, "pretrained": str(tmp_path / "moved")}})
+    assert is_done(moved, run_of(moved, "begun"), tmp_path / "out", fingerprints(moved))
+
+
+def test_where_groups_were_corrected_a_run_judges_again(study: Study, do: Do, tmp_path: Path) -> None:
+    do(study(), "real")
+    assert not is_done(study(), run_of(study(), "real"), tmp_path / "out", {**fingerprints(study()), "judges": "other"})
+
+
+def test_what_was_begun_by_a_shorter_schedule_is_not_gone_on_with(study: Study, do: Do, tmp_path: Path) -> None:
+    folder = do(study(), "real")
+    begun = json.loads((folder.parent / "seed-0.begun.json").read_text())
+    assert [recipe["max_train_steps"] for recipe in begun["recipes"]] == [4]
+    runs._begin(folder, begun, [folder])
+    assert weights(folder)
+    begun["recipes"][0]["max_train_steps"] = 6
+    runs._begin(folder, begun, [folder])
+    assert not folder.exists()
+
+
+def test_a_training_that_fails_is_told_and_the_others_are_done(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, said = study(arms=ARMS), list[str]()
+
+    class Here:
+        """The pool, in this process."""
+
+        def map(self, function: Any, items: Any) -> Any:
+            return [1.0 for _ in items]
+
+        def submit(self, function: Any, run: Run) -> Any:
+            future: Future[float] = Future()
+            if run.in_words == "real, seed 0":
+                future.set_exception(ValueError("The loss is not a number."))
+            else:
+                future.set_result(0.5)
+            return future
+
+    monkeypatch.setattr(runs, "_pool", lambda *arguments: contextlib.nullcontext(Here()))
+    with pytest.raises(ValueError, match=r"1 of 6 trainings failed, such as real, seed 0: The loss is not a n"):
+        runs.do_runs(config, all_runs(config), tmp_path, {}, 1, said.append)
+    assert sum(" recall 0.500 " in line for line in said) == 5
 
 
 def test_a_run_whose_judge_is_trained_otherwise_is_none_of_this_study(study: Study, do: Do, tmp_path: Path) -> None:

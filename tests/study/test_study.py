@@ -22,7 +22,8 @@ from PIL import Image
 from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.runs import StudyStoppedError
-from wbc_diffusers.study.study import findings, run_study
+from wbc_diffusers.study.study import run_study
+from wbc_diffusers.study.words import findings
 
 Study = Callable[..., StudyConfig]
 pytestmark = pytest.mark.slow
@@ -147,7 +148,7 @@ def test_page_tables_and_plots_are_there_and_say_the_same(done: Any) -> None:
     page.feed((out / "index.html").read_text())
     for line in findings(record):
         assert line in page.text
-    names = {"recall", "roc", "precision-recall", "confusion", "calibration", "dose"}
+    names = {"recall", "roc", "precision-recall", "confusion", "most-probable", "calibration", "dose"}
     assert page.charts == len(names)
     assert {p.name for p in (out / "figures").iterdir()} == {f"{n}.{e}" for n in names for e in ("svg", "png")}
     for name in names:

@@ -1,5 +1,6 @@
 """`wbc classify`: does it help a classifier?"""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +19,14 @@ def classify(
     processes: Annotated[int, typer.Option(min=1, help="Trainings at a time, each on one core or GPU.")] = 1,
 ) -> None:
     """Train classifiers with and without synthetic cells, and say whether these help."""
+    if find_spec("sklearn") is None:
+        raise ValueError("There is no scikit-learn, which a study needs: pip install 'wbc-diffusers[classify]'.")
+
     from wbc_diffusers.data.sources import shown
     from wbc_diffusers.shelves import find_entry
     from wbc_diffusers.study.config import load_study
-    from wbc_diffusers.study.study import PAGE_NAME, findings, run_study
+    from wbc_diffusers.study.study import PAGE_NAME, run_study
+    from wbc_diffusers.study.words import findings
 
     sets = None if generated is None else [_set_of(each) for each in generated]
     study = load_study(find_entry(config, "training/studies", ".yaml"), data=data, generated=sets, scale=scale)

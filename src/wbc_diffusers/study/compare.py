@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from wbc_diffusers.evaluation.intervals import Estimate, fewer, mean_of_drawn_rows, percentiles
+from wbc_diffusers.evaluation.intervals import Estimate, fewer, mean_of_drawn_rows, percentiles, share
 from wbc_diffusers.study.measures import ROUNDING, SPECIFICITY, check_both, check_specificity, threshold_at_specificity
 from wbc_diffusers.study.predictions import Predictions
 
@@ -62,7 +62,8 @@ def arm_estimate(
         ValueError: If the runs are not of the same images, or these are all normal or all abnormal.
     """
     values, drawn = bootstrap([arm], specificity=specificity, measure=measure, replicates=replicates, seed=seed)
-    return percentiles(float(values[0]), drawn[0])
+    found = percentiles(float(values[0]), drawn[0])
+    return found if np.ptp(drawn) else _of_no_scatter(found, arm[0], 0.0)
 
 
 def paired_difference(
@@ -81,7 +82,20 @@ def paired_difference(
     """
     arms = [arm, reference]
     values, drawn = bootstrap(arms, specificity=specificity, measure=measure, replicates=replicates, seed=seed)
-    return percentiles(float(values[0] - values[1]), drawn[0] - drawn[1])
+    found = percentiles(float(values[0] - values[1]), drawn[0] - drawn[1])
+    return found if np.ptp(drawn, axis=1).any() else _of_no_scatter(found, arm[0], -1.0)
+
+
+def _of_no_scatter(found: Estimate, images: Predictions, least: float) -> Estimate:
+    """As wide as Clopper and Pearson's interval of as many groups, where every draw is the same, as when all are found.
+
+    Args:
+        found: A figure in [0, 1], or the difference of two.
+        images: Those that it is of.
+        least: The least that it could be; the most is 1.
+    """
+    reach = share(0, len(np.unique(images.group_numbers[images.abnormal]))).high
+    return Estimate(found.value, max(least, found.value - reach), min(1.0, found.value + reach))
 
 
 def bootstrap(

@@ -58,9 +58,10 @@ class Arm:
         return any(any(each.get("synthetic_ratio") or []) for each in (self.changes, self.first or {}))
 
     @property
-    def without(self) -> dict[str, Any]:
-        """What it changes beside the synthetic images."""
-        return {key: value for key, value in self.changes.items() if key not in _OF_ARMS}
+    def without(self) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+        """What it changes beside the synthetic images: its fields, and a first training that has none of them."""
+        fields = {key: value for key, value in self.changes.items() if key not in _OF_ARMS}
+        return fields, None if any((self.first or {}).get("synthetic_ratio") or []) else self.first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ class StudyConfig:
         specificity: At which recall is read.
         swap_images: Synthetic images of each class, the last of their folders, that no training sees: they are shown
             to the classifiers beside real ones.
+        allow_near: Whether images may judge that only look like ones that a generator was trained on, by a perceptual
+            hash; copies may not.
         replicates: Draws of the bootstrap.
     """
 
@@ -94,6 +97,7 @@ class StudyConfig:
     seeds: list[int] = field(default_factory=lambda: list(range(LEAST_SEEDS)))
     specificity: float = 0.95
     swap_images: int = 200
+    allow_near: bool = False
     replicates: int = 2000
 
     def __post_init__(self) -> None:
@@ -169,11 +173,26 @@ class StudyConfig:
             raise ValueError(f"The arm {name} has first {first!r}; it must be a mapping.")
         if own := _SET_HERE & {*changes, *(first or {})}:
             raise ValueError(f"The arm {name} has {', '.join(sorted(own))}, which the study sets: leave it out.")
+        if "num_train_epochs" in {*changes, *(first or {})}:
+            raise ValueError(
+                f"The arm {name} has num_train_epochs, and the budget is in updates: set max_train_steps in its "
+                "first, or leave it out."
+            )
+        if first is not None and "pretrained" in changes:
+            raise ValueError(
+                f"The arm {name} has pretrained beside first, from whose weights it goes on: set pretrained in first."
+            )
         if any("classifier" in (each.get("synthetic_filter") or {}) for each in (changes, first or {})):
             raise ValueError(
                 f"The arm {name} names a classifier in its synthetic_filter, of which nobody knows what it was trained "
                 "on: name an arm by filtered_by."
             )
+        if (first or {}).get("synthetic_filter"):
+            raise ValueError(
+                f"The arm {name} has synthetic_filter in first, but there is one for both trainings: set it in the arm."
+            )
+        if by is None and changes.get("synthetic_filter"):
+            raise ValueError(f"The arm {name} has a synthetic_filter, but no judge: name an arm by filtered_by.")
         judge = {} if by is None else self.arms.get(by) or {}
         if by is not None and (by not in self.arms or (isinstance(judge, dict) and judge.get("filtered_by"))):
             raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
@@ -210,14 +229,20 @@ class StudyConfig:
                 f"The dose's arm {arm.name} has no synthetic abnormal images beside the real ones: set its "
                 "synthetic_ratio, such as [0.0, 1.0]."
             )
-        if arm.filtered_by is not None or arm.without != real.changes or "sizes" in real.changes:
+        if arm.filtered_by is not None or arm.first or arm.without != real.without or "sizes" in real.changes:
             raise ValueError(
                 f"The dose's arm {arm.name} must be its real_arm {real.name} with synthetic images that no filter "
-                "counts, and neither may have sizes of its own: their curves are held against each other."
+                "counts and no first training has, and neither may have sizes of its own: their curves are held "
+                "against each other."
             )
-        for points in ([abnormal, *self.dose["ratios"]], [train[1], *self.dose["more_real"]]):
-            if len(set(points)) < len(points):
-                raise ValueError(f"The dose has a point twice: {points}, of which the first is the arm's own.")
+        scale, ratios = self.recipe.get("scale", 1.0), [abnormal, *self.dose["ratios"]]
+        real_counts = [round(count * scale) for count in (train[1], *self.dose["more_real"])]
+        for points in (real_counts, [round(ratio * real_counts[0]) for ratio in ratios]):
+            if len(set(points)) < len(points) or min(points) < 1 or len(points) < 2:
+                raise ValueError(
+                    f"The dose's numbers of images are {points}, of which the first is the arm's own, by the scale "
+                    f"{scale:g}: they must be two or more, all different and above 0."
+                )
         doses = [
             Arm(
                 f"{arm.name}, {ratio:g} for each real one",

@@ -22,7 +22,8 @@ def draw_figures(record: Mapping[str, Any], arms: Sequence[ArmRuns]) -> "dict[st
         "recall": recall_chart(record),
         "roc": roc_chart(shown, record["study"]["specificity"]),
         "precision-recall": precision_recall_chart(shown),
-        "confusion": confusion_chart(record),
+        "confusion": confusion_chart(record, "confusion_at_specificity", ["normal", "abnormal"]),
+        "most-probable": confusion_chart(record, "confusion", record["class_names"]),
         "calibration": calibration_chart(shown),
     }
     if record["dose"] is not None:
@@ -87,18 +88,24 @@ def calibration_chart(arms: Sequence[ArmRuns]) -> "Figure":
     return figure
 
 
-def confusion_chart(record: Mapping[str, Any]) -> "Figure":
-    """The confusion matrix of each arm, mean over the seeds: percent of the true class, and numbers (figures 24-26)."""
+def confusion_chart(record: Mapping[str, Any], which: str, classes: Sequence[str]) -> "Figure":
+    """The confusion matrix of each arm, mean over the seeds: shares of the true class, and numbers (figures 24-26).
+
+    Args:
+        record: The study's.
+        which: `confusion`, by the most probable class, or `confusion_at_specificity`.
+        classes: What its rows and columns are.
+    """
     from matplotlib.figure import Figure
 
     arms = [arm for arm in record["arms"] if arm["dose"] is None and arm["more_real"] is None]
-    names = [name.replace("_", " ") for name in record["class_names"]]
+    names = [name.replace("_", " ") for name in classes]
     columns = min(4, len(arms))
     rows = -(-len(arms) // columns)
     figure = Figure(figsize=(2.5 * columns, 2.6 * rows), layout="constrained")
     for place, arm in enumerate(arms):
         axes = figure.add_subplot(rows, columns, place + 1)
-        counts = np.array(arm["confusion"])
+        counts = np.array(arm[which])
         shares = counts / counts.sum(axis=1, keepdims=True)
         axes.imshow(shares, cmap="Purples", vmin=0.0, vmax=1.0)
         for (row, column), share in np.ndenumerate(shares):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import CLASS_COLUMN, class_numbers, load_labelled
 from wbc_diffusers.data.loading import MissingSplitError, whole_column
 from wbc_diffusers.data.manifest import MANIFEST_NAME
@@ -22,8 +23,9 @@ from wbc_diffusers.generation import settings_of
 from wbc_diffusers.pipelines import load_pipeline
 from wbc_diffusers.sampling import has_made
 from wbc_diffusers.study.config import Arm, GeneratedSet, StudyConfig
+from wbc_diffusers.training.files import file_sha256
 from wbc_diffusers.training.recipe import ClassifierRecipe
-from wbc_diffusers.training.selection import classes_of, load_pool, load_real, take_real
+from wbc_diffusers.training.selection import classes_of, load_pool, load_real, load_synthetic, take_real
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +75,12 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     images = load_images(config)
     judges = {"test": images.test, "validation": images.validation}
     _check_starts(config, judges)
-    seen = [_check_set(each, splits, judges) for each in config.sets]
-    pool = _counts(load_pool(recipe), recipe) if config.sets else {}
+    shared = _hashes_of_arms(config, splits["train"])
+    seen = [_check_set(config, each, splits, judges, shared) for each in config.sets]
+    synthetic = load_pool(recipe) if config.sets else None
+    _check_pool(synthetic, images.swap)
+    _see_all(config, [images.test, images.validation, images.swap, synthetic])
+    pool = {} if synthetic is None else _counts(synthetic, recipe)
     for arm in config.all_arms():
         _check_counts(config, arm, splits["train"], pool)
     counts = {name: _counts(data, recipe) for name, data in judges.items()}
@@ -85,28 +91,45 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
 
 
 def fingerprints(config: StudyConfig) -> dict[str, str]:
-    """What tells the images of a study from others.
+    """What tells the images of a study, and the weights that it starts from, from others.
 
     Returns:
-        Hashes of `real`, the real images with their classes; of `synthetic`, who made the synthetic ones; and, where
-        there are any, of `pool` and `swap`, those that may be trained on, and those that are held out.
+        Hashes of `real`, the real images with their classes; of `synthetic`, who made the synthetic ones; of `judges`,
+        the names, groups and hashes of all that judge; of `pool`, the synthetic ones that a filter may choose from; and
+        by arm of `taken` and `start`, those that it takes without a filter and the weights that it starts from.
 
     Raises:
         ValueError: If a folder of synthetic images tells nothing of its model.
     """
-    recipe = _any_recipe(config)
-    splits = [_load_split(config, recipe, split) for split in SPLITS]
+    recipe, images = _any_recipe(config), load_images(config)
+    splits = {split: _load_split(config, recipe, split) for split in SPLITS}
+    judges = [each for each in (images.test, images.validation, images.swap) if each is not None]
     content: dict[str, Any] = {
-        "real": [[whole_column(data, "pixel_sha256"), whole_column(data, CLASS_COLUMN)] for data in splits],
+        "real": [[whole_column(data, name) for name in ("pixel_sha256", CLASS_COLUMN)] for data in splits.values()],
         "synthetic": [
             {name: told for name, told in (settings_of(Path(each.folder)) or {}).items() if name != "seeds"}
             for each in config.sets
         ],
+        "judges": [[whole_column(data, name) for name in ("file_name", "group", "pixel_sha256")] for data in judges],
     }
     if config.sets:
         content["pool"] = whole_column(load_pool(recipe), "pixel_sha256")
-        content["swap"] = whole_column(load_pool(recipe, held_out=True), "pixel_sha256")
+    for arm in config.all_arms():
+        recipes = config.recipes(arm, config.seeds[0], Path())
+        if arm.synthetic and arm.filtered_by is None:
+            content[f"taken {arm.name}"] = [_taken(each, splits["train"], config.data) for each in recipes]
+        start = recipes[0].pretrained
+        if start and Path(start).is_dir():
+            content[f"start {arm.name}"] = [file_sha256(path) for path in sorted(Path(start).glob("*.safetensors"))]
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in content.items()}
+
+
+def _taken(recipe: ClassifierRecipe, train: Any, source: str) -> list[str]:
+    """The hashes of the synthetic images that a recipe without a filter adds to the real ones."""
+    real = take_real(recipe, train, source, "train")
+    counts = np.bincount(class_numbers(real, classes_of(recipe)), minlength=recipe.num_classes)
+    synthetic, _ = load_synthetic(recipe, real, counts)
+    return [] if synthetic is None else whole_column(synthetic, "pixel_sha256")
 
 
 def _any_recipe(config: StudyConfig) -> ClassifierRecipe:
@@ -154,8 +177,22 @@ def _check_starts(config: StudyConfig, judges: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[str, Any]) -> dict[str, Any]:
-    """See that a folder is of its model, and that this was trained on no image that judges; what it was trained on."""
+def _check_set(
+    config: StudyConfig,
+    each: GeneratedSet,
+    splits: Mapping[str, Any],
+    judges: Mapping[str, Any],
+    shared: AbstractSet[str],
+) -> dict[str, Any]:
+    """See that a folder is of its model, and that this was trained on no image that judges; what it was trained on.
+
+    Args:
+        config: The study.
+        each: The folder and its model.
+        splits: All real images by split.
+        judges: Those that judge, by split.
+        shared: Hashes of the real images that arms are trained on.
+    """
     settings = settings_of(Path(each.folder))
     if settings is None:
         raise ValueError(f"{each.folder} is no folder of `wbc generate`, so nobody can say which model made it.")
@@ -174,14 +211,45 @@ def _check_set(each: GeneratedSet, splits: Mapping[str, Any], judges: Mapping[st
                 f"{each.model} was trained on images that are to judge ({split}): {found.in_words} Train it on the "
                 "training split alone, or take these images out."
             )
+        if found.near and not config.allow_near:
+            raise LeakError(
+                f"{each.model} was trained on images that look like {len(found.near)} that are to judge ({split}), or "
+                f"like one of them turned or flipped, such as {found.near[0].name}. If they are other cells, set "
+                "allow_near true; if they are copies, take them out."
+            )
         if found.near or found.hashed < found.known:
             logger.warning("%s, %s: %s See that none is a copy.", each.model, split, found.in_words)
         near[split] = len(found.near)
         unhashed = found.known - found.hashed  # of the model, whatever the split
     known = known_images(manifest)
     counts = {split: _known_of(data, known) for split, data in splits.items()}
-    model = {"folder": each.folder, "model": settings["model"], "revision": settings["revision"]}
-    return {**model, "trained_on": counts, "images_known": len(known), "images_unhashed": unhashed, "near": near}
+    more = _known_of(splits["train"], known - shared)
+    return {
+        "folder": each.folder, "model": settings["model"], "revision": settings["revision"], "trained_on": counts,
+        "more_than_arms": more, "images_known": len(known), "images_unhashed": unhashed, "near": near,
+    }  # fmt: skip
+
+
+def _check_pool(pool: Any | None, held_out: Any | None) -> None:
+    """Raise ValueError if a synthetic image is there twice, so that one that is held out may be trained on."""
+    hashes = [h for data in (pool, held_out) if data is not None for h in whole_column(data, "pixel_sha256")]
+    if twice := len(hashes) - len(set(hashes)):
+        raise ValueError(
+            f"{twice} synthetic images are there twice, as folders of one model and the same seeds have them: leave "
+            "out one folder, or generate one anew with another --seed."
+        )
+
+
+def _see_all(config: StudyConfig, sets: Sequence[Any | None]) -> None:
+    """Raise ValueError if an image that judges, or a synthetic one, can't be looked at as some arm does."""
+    recipes = [recipe for arm in config.all_arms() for recipe in config.recipes(arm, config.seeds[0], Path())]
+    for resolution, background in {(recipe.resolution, recipe.background) for recipe in recipes}:
+        spec = DrawSpec(resolution, 1, noise_size=0, background=background)
+        for data in sets:
+            if data is not None:
+                images = CellImages(data, spec)
+                for index in range(len(images)):
+                    images.pixels(index)
 
 
 def _image(data: Any, index: int) -> Image.Image:
@@ -195,6 +263,16 @@ def _known_of(data: Any, known: AbstractSet[str]) -> dict[str, int]:
     for hash_, name in zip(whole_column(data, "pixel_sha256"), whole_column(data, CLASS_COLUMN), strict=True):
         counts[name] += hash_ in known
     return counts
+
+
+def _hashes_of_arms(config: StudyConfig, train: Any) -> set[str]:
+    """Of the real images of the training split that arms take, but for those that take more for the dose-response."""
+    found: set[str] = set()
+    for arm in config.all_arms():
+        if arm.more_real is None:
+            for recipe in config.recipes(arm, config.seeds[0], Path()):
+                found.update(whole_column(take_real(recipe, train, config.data, "train"), "pixel_sha256"))
+    return found
 
 
 def _check_counts(config: StudyConfig, arm: Arm, train: Any, pool: Mapping[str, int]) -> None:

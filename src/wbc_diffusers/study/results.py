@@ -73,7 +73,7 @@ def counterpart(runs: ArmRuns, arms: Sequence[ArmRuns]) -> ArmRuns | None:
     """The arm that is the same but for the synthetic images, which no figure chose; None where the study has none."""
     if not runs.arm.synthetic:
         return None
-    same = [each for each in arms if not each.arm.synthetic and each.arm.changes == runs.arm.without]
+    same = [each for each in arms if not each.arm.synthetic and each.arm.without == runs.arm.without]
     return same[0] if same else None
 
 
@@ -100,6 +100,8 @@ def build_record(config: StudyConfig, arms: Sequence[ArmRuns], facts: Mapping[st
         "wbc_diffusers": __version__,
         "study": config.to_dict(),
         **facts,
+        "judged": _judged(arms[0].test[0]),
+        "trained_by": _trained_by(arms),
         "class_names": arms[0].told[0]["trained_on"][-1]["classes"],
         "updates": config.updates,
         "weights": _weights_in_words(config),
@@ -107,6 +109,23 @@ def build_record(config: StudyConfig, arms: Sequence[ArmRuns], facts: Mapping[st
         "arms": [_arm_record(config, each, reference, counterpart(each, arms)) for each in arms],
         "dose": _dose_record(config, arms),
     }
+
+
+def _judged(test: Predictions) -> dict[str, int]:
+    """How many test images there are, and groups that hold abnormal ones: an image without a group is its own."""
+    groups = [name or f"image {number}" for number, name in enumerate(test.groups)]
+    return {
+        "normal": int((~test.abnormal).sum()),
+        "abnormal": int(test.abnormal.sum()),
+        "abnormal_groups": len({name for name, abnormal in zip(groups, test.abnormal, strict=True) if abnormal}),
+        "groups_known": sum(map(bool, test.groups)),
+    }
+
+
+def _trained_by(arms: Sequence[ArmRuns]) -> list[str]:
+    """The versions of the package, and the kinds of device, that trained the runs."""
+    runs = [run for each in arms for run in each.told]
+    return sorted({f"version {run.get('version', 'unknown')} on {run.get('device', 'unknown')}" for run in runs})
 
 
 def _weights_in_words(config: StudyConfig) -> str:

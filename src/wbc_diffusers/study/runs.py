@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from wbc_diffusers import __version__
 from wbc_diffusers.classifier import Classifier
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import class_numbers
@@ -67,7 +68,7 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
         cells: Of `fingerprints`.
 
     Returns:
-        False also where it was trained, and judged other images that are held out than there are now.
+        False also where it was trained, and judged other images, or ones of other groups, than there are now.
 
     Raises:
         ValueError: If it was trained by another recipe, or on other images, than it would be now.
@@ -97,13 +98,17 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
             f"{run.in_words} was trained or judged on other images than those given now, in {path.parent}: give the "
             "same, or another --out."
         )
-    return bool(told.get("swap") == cells.get("swap"))
+    return bool(told.get("judges") == cells["judges"])
 
 
 def _cells_of(run: Run, cells: Mapping[str, str]) -> dict[str, str]:
-    """The fingerprints of what a run is trained on."""
-    seen = {"real": True, "synthetic": run.arm.synthetic, "pool": run.arm.filtered_by is not None}
-    return {name: value for name, value in cells.items() if seen.get(name)}
+    """The fingerprints of what a run is trained on, and of what its judge starts from."""
+    seen = {"real", f"taken {run.arm.name}", f"start {run.arm.name}"}
+    if run.arm.synthetic:
+        seen.add("synthetic")
+    if run.arm.filtered_by is not None:
+        seen |= {"pool", f"start {run.arm.filtered_by}"}
+    return {name: value for name, value in cells.items() if name in seen}
 
 
 def _what_decides(config: StudyConfig, run: Run) -> list[dict[str, Any]]:
@@ -117,6 +122,8 @@ def _what_decides(config: StudyConfig, run: Run) -> list[dict[str, Any]]:
         for number, recipe in enumerate(config.recipes(arm, run.seed, Path())):
             values = {key: value for key, value in recipe.to_dict().items() if key not in _FOLLOWS_NO_RECIPE}
             values["synthetic"] = len(recipe.synthetic)
+            if recipe.pretrained and Path(recipe.pretrained).is_dir():
+                values["pretrained"] = "a folder"
             if recipe.synthetic_filter:
                 values["synthetic_filter"] = {**recipe.synthetic_filter, "classifier": run.arm.filtered_by}
             if number:
@@ -155,19 +162,33 @@ def do_runs(
         looks = max(pool.map(_time_looks, [config] * processes))
         say(_size_in_words(config, left, rate, looks, processes))
         started, done = time.monotonic(), 0
+        failed: dict[str, Exception] = {}
         for batch in (
             [r for r in left if r.arm.filtered_by is None],
             [r for r in left if r.arm.filtered_by is not None],
         ):
             futures: dict[Future[float], Run] = {pool.submit(_do, run): run for run in batch}
             for future in as_completed(futures):
-                recall = future.result()
+                try:
+                    recall = future.result()
+                except (BrokenProcessPool, StudyStoppedError):
+                    raise
+                except Exception as error:  # whatever it is, the other runs are none the worse for it
+                    failed[futures[future].in_words] = error
+                    say(f"{futures[future].in_words}: {error}")
+                    continue
                 done += 1
                 rest = (time.monotonic() - started) / done * (len(left) - done)
                 say(
                     f"{done}/{len(left)} {futures[future].in_words}: recall {recall:.3f} at specificity "
                     f"{config.specificity:g}, {in_words(rest)} left"
                 )
+    if failed:
+        name, first = next(iter(failed.items()))
+        raise ValueError(
+            f"{len(failed)} of {len(left)} trainings failed, such as {name}: {first} All others are done: mend what it "
+            "names, or leave that arm out with all its seeds, and start the same command again."
+        ) from first
 
 
 def _size_in_words(config: StudyConfig, left: Sequence[Run], rate: float, looks: float, processes: int) -> str:
@@ -286,7 +307,7 @@ def _do(run: Run) -> float:
         (folder / f"{name}.npz").unlink(missing_ok=True)
     for name, predictions in found.items():
         predictions.save(folder / f"{name}.npz")
-    told |= {"cells": _cells_of(run, cells), "swap": cells.get("swap")}
+    told |= {"cells": _cells_of(run, cells), "judges": cells["judges"]}
     write_whole(done, (json.dumps(told, indent=1) + "\n").encode())
     for place in (folder, folder_of(run.arm, run.seed, out / "runs", first=True)):
         for spare in ("checkpoints", "best"):
@@ -302,6 +323,7 @@ def _train(config: StudyConfig, run: Run, out: Path) -> dict[str, Any]:
     folder = folder_of(run.arm, run.seed, runs)
     folders = [folder_of(run.arm, run.seed, runs, first=True), folder][-len(recipes) :]
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _begin(folder, {"recipes": _what_decides(config, run), "cells": _cells_of(run, _here["cells"])}, folders)
     started = time.monotonic()
     with (folder.parent / f"seed-{run.seed}.log").open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
         for recipe, place in zip(recipes, folders, strict=True):
@@ -316,7 +338,18 @@ def _train(config: StudyConfig, run: Run, out: Path) -> dict[str, Any]:
         "recipes": _what_decides(config, run),
         "trained_on": [_manifest(place)["training"] for place in folders],
         "seconds": round(time.monotonic() - started, 1),
+        "version": __version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
+
+
+def _begin(folder: Path, begun: Mapping[str, Any], folders: Sequence[Path]) -> None:
+    """Remove what is left of a run that was begun by another recipe, such as a shorter schedule, or on other images."""
+    mark, text = folder.with_name(f"{folder.name}.begun.json"), json.dumps(begun, indent=1) + "\n"
+    if mark.is_file() and mark.read_text(encoding="utf-8") != text:
+        for place in folders:
+            shutil.rmtree(place, ignore_errors=True)
+    write_whole(mark, text.encode())
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ def headers(record: Mapping[str, Any]) -> list[str]:
     return [
         "arm", "real cells", "synthetic cells", f"recall at {at} specificity", "95 % interval",
         "difference to the best without", "95 % interval", "McNemar p", "difference to its like", "AUROC", "AUPRC",
-        "F1", "recall, specificity at the validation's threshold", "calibration error", "source swap",
+        "F1 of the most probable class", "recall, specificity at the validation's threshold", "calibration error",
+        "source swap",
     ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def _row(arm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     elif arm["name"] == record["reference"]:
         difference = ["the best without", ""]
     return [
-        arm["name"],
+        f"{arm['name']} (primary)" if arm["name"] == record["study"]["primary"] else arm["name"],
         numbers(arm, "real_images"),
         numbers(arm, "synthetic_images"),
         f"{100 * recall['value']:.1f}",

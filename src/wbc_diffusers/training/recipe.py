@@ -261,7 +261,10 @@ class ClassifierRecipe(Recipe):
                 "and similarity."
             )
         if self.synthetic_filter and not isinstance(self.synthetic_filter.get("classifier"), str):
-            raise ValueError("The recipe's synthetic_filter has no classifier: name the folder of one.")
+            raise ValueError(
+                "The recipe's synthetic_filter has no classifier: name the folder of one, or in a study an arm by "
+                "filtered_by."
+            )
         for part in ("confidence", "similarity"):
             share = self.synthetic_filter.get(part, 0.0)
             fits = isinstance(share, int | float) and 0 <= share <= 1

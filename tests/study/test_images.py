@@ -41,6 +41,7 @@ def test_what_judges_is_what_the_sizes_say_and_what_the_generators_know_is_told(
     assert sum(rare["trained_on"]["test"].values()) == 0
     # The arms take 20 normal cells and 6 abnormal ones, which are those that the model of six was trained on.
     assert rare["more_than_arms"] == {"normal": 20, "hypersegmentation": 0}
+    assert (rare["unknown_start"], facts["unknown_starts"]) == (None, [])
     assert images.swap is not None
     assert sorted(images.swap["file_name"]) == [f"{i:08}.png" for i in (*range(12, 20), *range(32, 40))]
 
@@ -215,6 +216,16 @@ def test_an_image_that_looks_like_what_a_generator_knows_stops_the_study_unless_
     facts = check_images(study(generated=sets, allow_near=True))
     assert facts["generators"][0]["near"]["test"] > 0
     assert "See that none is a copy" in caplog.text
+
+
+def test_a_model_that_was_made_from_one_without_a_manifest_is_told(study: Study, place: Path, tmp_path: Path) -> None:
+    def forget(model: Path) -> None:
+        manifest = json.loads((model / "training_manifest.json").read_text())
+        (model / "training_manifest.json").write_text(json.dumps({**manifest, "parents": []}))
+
+    model = changed_copy(place / "rare", tmp_path / "rare", forget)
+    (seen,) = check_images(study(generated=[{"folder": str(place / "abnormal"), "model": model}]))["generators"]
+    assert seen["unknown_start"] == "base"
 
 
 def test_a_generator_of_more_rare_cells_than_the_arms_have_is_counted(study: Study) -> None:

@@ -306,13 +306,19 @@ def test_who_is_better_by_something_else_does_not_help(record: dict[str, Any]) -
 
 
 def test_generators_that_know_more_or_nothing_of_the_training_images_are_told(record: dict[str, Any]) -> None:
-    each = {"model": "rare", "more_than_arms": {"normal": 9, "hypersegmentation": 0}, "trained_on": {"train": {"n": 5}}}
+    each = {
+        "model": "rare", "more_than_arms": {"normal": 9, "hypersegmentation": 0}, "unknown_start": None,
+        "trained_on": {"train": {"n": 5}},
+    }  # fmt: skip
     assert findings({**record, "generators": [each]}) == findings(record)
     more = {**each, "more_than_arms": {"normal": 0, "hypersegmentation": 44}}
     assert any(
         line.startswith("rare was trained on 44 hypersegmentation cells more than the arms are")
         for line in findings({**record, "generators": [more]})
     )
+    begun = {**each, "unknown_start": "somebody/cells"}
+    told = "rare was made from somebody/cells, which has no manifest"
+    assert any(line.startswith(told) for line in findings({**record, "generators": [begun]}))
     none = {**each, "trained_on": {"train": {"n": 0}}}
     assert any(line.startswith("rare knows no image of") for line in findings({**record, "generators": [none]}))
 

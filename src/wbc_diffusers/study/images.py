@@ -16,7 +16,7 @@ from PIL import Image
 from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import CLASS_COLUMN, class_numbers, load_labelled
 from wbc_diffusers.data.loading import MissingSplitError, whole_column
-from wbc_diffusers.data.manifest import MANIFEST_NAME
+from wbc_diffusers.data.manifest import MANIFEST_NAME, public_name
 from wbc_diffusers.data.split import SPLITS, groups_on_two_sides
 from wbc_diffusers.evaluation.leaks import find_leaks_among, known_images, read_manifest
 from wbc_diffusers.generation import settings_of
@@ -74,7 +74,7 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     _check_apart(splits)
     images = load_images(config)
     judges = {"test": images.test, "validation": images.validation}
-    _check_starts(config, judges)
+    unknown_starts = _check_starts(config, judges)
     shared = _hashes_of_arms(config, splits["train"])
     seen = [_check_set(config, each, splits, judges, shared) for each in config.sets]
     synthetic = load_pool(recipe) if config.sets else None
@@ -87,7 +87,7 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     for split, counted in counts.items():
         if missing := [name for name, count in counted.items() if not count]:
             raise ValueError(f"There is no image of {', '.join(missing)} in {split}: it needs some of each class.")
-    return {"images": counts, "generators": seen}
+    return {"images": counts, "generators": seen, "unknown_starts": unknown_starts}
 
 
 def fingerprints(config: StudyConfig) -> dict[str, str]:
@@ -164,10 +164,18 @@ def _check_apart(splits: Mapping[str, Any]) -> None:
             )
 
 
-def _check_starts(config: StudyConfig, judges: Mapping[str, Any]) -> None:
-    """Raise LeakError if a classifier that an arm starts from was trained on an image that judges, by its manifest."""
+def _check_starts(config: StudyConfig, judges: Mapping[str, Any]) -> list[str]:
+    """Raise LeakError if a classifier that an arm starts from was trained on an image that judges, by its manifest.
+
+    Returns:
+        The names of those that have no manifest, of which nobody can say it.
+    """
     starts = {config.recipes(arm, config.seeds[0], Path())[0].pretrained for arm in config.all_arms()}
-    for start in sorted(name for name in starts if name and (Path(name) / MANIFEST_NAME).is_file()):
+    unknown = []
+    for start in sorted(filter(None, starts)):
+        if not (Path(start) / MANIFEST_NAME).is_file():
+            unknown.append(public_name(start))
+            continue
         known = known_images(read_manifest(Path(start)))
         for split, data in judges.items():
             if same := known.intersection(whole_column(data, "pixel_sha256")):
@@ -175,6 +183,7 @@ def _check_starts(config: StudyConfig, judges: Mapping[str, Any]) -> None:
                     f"The classifier {start}, which arms start from, was trained on {len(same)} images that are to "
                     f"judge ({split}): start from another, or take these images out."
                 )
+    return unknown
 
 
 def _check_set(
@@ -226,8 +235,16 @@ def _check_set(
     more = _known_of(splits["train"], known - shared)
     return {
         "folder": each.folder, "model": settings["model"], "revision": settings["revision"], "trained_on": counts,
-        "more_than_arms": more, "images_known": len(known), "images_unhashed": unhashed, "near": near,
+        "more_than_arms": more, "unknown_start": _unknown_start(manifest),
+        "images_known": len(known), "images_unhashed": unhashed, "near": near,
     }  # fmt: skip
+
+
+def _unknown_start(manifest: Mapping[str, Any]) -> str | None:
+    """What a model was trained on from without a manifest of it, or None where all of its way is known."""
+    first = [manifest, *manifest["parents"]][-1]
+    start: str | None = first["recipe"].get("pretrained")
+    return start
 
 
 def _check_pool(pool: Any | None, held_out: Any | None) -> None:

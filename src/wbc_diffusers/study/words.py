@@ -110,6 +110,11 @@ def _generator_findings(record: Mapping[str, Any]) -> list[str]:
                 f"{each['model']} was trained on {what} cells more than the arms are: they have fewer real cells than "
                 "its synthetic ones were made from. Train it with --max-train-samples."
             )
+        if each["unknown_start"]:
+            told.append(
+                f"{each['model']} was made from {each['unknown_start']}, which has no manifest: nobody can say that "
+                "what judges was new to it."
+            )
         if not sum(each["trained_on"]["train"].values()):
             told.append(
                 f"{each['model']} knows no image of this study's training split: it was trained on others, or on these "

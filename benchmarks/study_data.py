@@ -60,7 +60,7 @@ def pbc(source: Path, out: Path) -> None:
         rest = sorted((row for row in rows if drawn(row) % ONE_IN), key=lambda row: row["pixel_sha256"])
         write_folder(out, columns, {"train": rest, "validation": validation, "test": test})
 
-        # Those that the report trains on are no part of what is chosen by, and those chosen by are not reported on.
+        # Neither the report's rare cells nor its test images are part of what is chosen by.
         rare = [row for row in rest if row["abnormality"] != "none"]
         normal = [row for row in rest if row["abnormality"] == "none"]
         judges = [row for row in normal if drawn(row) % 10 < 3]

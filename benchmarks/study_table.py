@@ -13,7 +13,7 @@ from wbc_diffusers.pages.tables import as_markdown
 from wbc_diffusers.study.measures import MAIN
 from wbc_diffusers.study.tables import numbers, swap_in_words, with_interval
 
-HEAD = ["arm", "synthetic cells", "recall, %", "to the best without", "to its like", "AUROC", "source swap"]
+HEAD = ["arm", "synthetic cells", "recall, %", "to the best without", "to its like", "threshold set before", "AUROC", "source swap"]
 
 
 def table(record: Mapping[str, Any]) -> str:
@@ -30,6 +30,7 @@ def row(arm: Mapping[str, Any], reference: str) -> list[str]:
         f"{shares[0]} ({shares[1]} to {shares[2]})",
         "the best" if arm["name"] == reference else with_interval(arm["differences"][MAIN]),
         with_interval(arm["counterpart"]["difference"]) if "counterpart" in arm else "",
+        ", ".join(f"{100 * arm['means'][f'{name}_at_validation_threshold']:.1f}" for name in ("recall", "specificity")),
         f"{arm['means']['auroc']:.3f}",
         swap_in_words(arm["swap"]),
     ]

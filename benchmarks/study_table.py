@@ -13,7 +13,10 @@ from wbc_diffusers.pages.tables import as_markdown
 from wbc_diffusers.study.measures import MAIN
 from wbc_diffusers.study.tables import numbers, swap_in_words, with_interval
 
-HEAD = ["arm", "synthetic cells", "recall, %", "to the best without", "to its like", "threshold set before", "AUROC", "source swap"]
+HEAD = [
+    "arm", "synthetic cells", "recall, %", "to the best without", "to its like", "threshold set before", "AUROC",
+    "source swap",
+]  # fmt: skip
 
 
 def table(record: Mapping[str, Any]) -> str:

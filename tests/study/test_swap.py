@@ -45,6 +45,7 @@ def test_the_scatter_of_seeds_widens_the_interval() -> None:
     assert apart is not None
     width = [each["normal"]["difference"]["high"] - each["normal"]["difference"]["low"] for each in (alike, apart)]
     assert width[1] > 5 * width[0]
+    assert (apart["normal"]["difference"]["low"], apart["normal"]["difference"]["high"]) == (-1, 1)  # no share is more
 
 
 def test_intervals_of_few_seeds_hold_the_truth_as_often_as_they_say() -> None:

@@ -51,7 +51,7 @@ def swap_gap(sets: Mapping[str, Sequence[Predictions]], specificity: float) -> d
         gap = around(float(gaps.mean()), sqrt(of_images + of_seeds), freedom)
         found[kind] = {
             "real": float(real), "synthetic": float(synthetic), "n_real": int(counts[0]), "n_synthetic": int(counts[1]),
-            "difference": asdict(gap),
+            "difference": {name: min(max(value, -1.0), 1.0) for name, value in asdict(gap).items()},
         }  # fmt: skip
     return found
 

@@ -117,6 +117,7 @@ class CellImages(Dataset[Batch]):
     ) -> None:
         self.data, self.spec, self.seed = data, spec, seed
         self.names = _names(data)
+        """What errors call the images."""
         known = "pixel_sha256" in data.column_names
         self.prepared_hashes: list[str] | None = whole_column(data, "pixel_sha256") if known else None
         """Pixel hashes of the images as `wbc prepare` wrote them; each is compared when it is drawn."""
@@ -204,7 +205,7 @@ def _image(data: Any, index: int) -> Image.Image:
 
 
 def _names(data: Any) -> list[str]:
-    """What errors call the images."""
+    """The images' file names, or their numbers where they have none."""
     if "file_name" in data.column_names:
         return [str(name) for name in whole_column(data, "file_name")]
     return [f"number {index}" for index in range(len(data))]

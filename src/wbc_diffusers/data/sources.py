@@ -112,6 +112,7 @@ def _from_folder(top: Path) -> Source:
             continue
         if Path(name).suffix.lower() in _DOCUMENTS:
             source.other_files.append(shown(name))
+        # Only a link leads out of the source: os.walk enters no folder that is linked.
         elif os.path.islink(path) and not _inside(path, top):  # noqa: PTH114 - names need not be UTF-8
             source.left_out.append((shown(name), "outside_source", "a link"))
         else:

@@ -94,7 +94,7 @@ def _of_no_scatter(found: Estimate, images: Predictions, least: float) -> Estima
         images: Those that it is of.
         least: The least that it could be; the most is 1.
     """
-    reach = share(0, len(np.unique(images.group_numbers[images.abnormal]))).high
+    reach = share(0, images.abnormal_groups).high
     return Estimate(found.value, max(least, found.value - reach), min(1.0, found.value + reach))
 
 

@@ -112,7 +112,7 @@ class StudyConfig:
             raise ValueError(
                 f"The study's recipe has {', '.join(sorted(own))}, which the study or its arms set: leave it out."
             )
-        self.sets  # noqa: B018  (raises for what is none)
+        self._check_generated()
         arms = self.all_arms()
         slugs = [arm.slug for arm in arms]
         if len(set(slugs)) < len(slugs) or not all(slugs):
@@ -133,13 +133,15 @@ class StudyConfig:
     @property
     def sets(self) -> list[GeneratedSet]:
         """The folders of synthetic images."""
+        return [GeneratedSet(str(each["folder"]), str(each["model"])) for each in self.generated]
+
+    def _check_generated(self) -> None:
         for each in self.generated:
             if not isinstance(each, dict) or each.keys() != {"folder", "model"}:
                 raise ValueError(f"The study's generated holds {each!r}; each needs a folder, and the model of it.")
         folders = [str(each["folder"]) for each in self.generated]
         if len(set(folders)) < len(folders):
             raise ValueError(f"The study's generated names a folder twice: {', '.join(sorted(folders))}.")
-        return [GeneratedSet(str(each["folder"]), str(each["model"])) for each in self.generated]
 
     @property
     def updates(self) -> int:

@@ -213,8 +213,8 @@ def _check_set(
     manifest, near, unhashed = read_manifest(Path(each.model)), {}, 0
     for split, data in judges.items():
         images = partial(_image, data)
-        names, hashes = ([*map(Path, whole_column(data, "file_name"))], whole_column(data, "pixel_sha256"))
-        found = find_leaks_among(names, hashes, images, manifest)
+        names = [Path(name) for name in whole_column(data, "file_name")]
+        found = find_leaks_among(names, whole_column(data, "pixel_sha256"), images, manifest)
         if found.exact:
             raise LeakError(
                 f"{each.model} was trained on images that are to judge ({split}): {found.in_words} Train it on the "
@@ -241,7 +241,7 @@ def _check_set(
 
 
 def _unknown_start(manifest: Mapping[str, Any]) -> str | None:
-    """What a model was trained on from without a manifest of it, or None where all of its way is known."""
+    """The model without a manifest that a model was made from, by way of others or not; None where all are known."""
     first = [manifest, *manifest["parents"]][-1]
     start: str | None = first["recipe"].get("pretrained")
     return start

@@ -78,6 +78,11 @@ class Predictions:
         return self.labels > 0
 
     @property
+    def abnormal_groups(self) -> int:
+        """How many groups hold abnormal images: as many of these as are independent."""
+        return len(np.unique(self.group_numbers[self.abnormal]))
+
+    @property
     def scores(self) -> NDArray[np.float64]:
         """How abnormal each image looks (N,): the probability of all classes but the normal one."""
         # Not 1 - p: that rounds away what tells images apart of which a classifier is sure that they are normal.

@@ -112,12 +112,11 @@ def build_record(config: StudyConfig, arms: Sequence[ArmRuns], facts: Mapping[st
 
 
 def _judged(test: Predictions) -> dict[str, int]:
-    """How many test images there are, and groups that hold abnormal ones: an image without a group is its own."""
-    groups = [name or f"image {number}" for number, name in enumerate(test.groups)]
+    """How many test images there are, groups that hold abnormal ones, and images whose group is known."""
     return {
         "normal": int((~test.abnormal).sum()),
         "abnormal": int(test.abnormal.sum()),
-        "abnormal_groups": len({name for name, abnormal in zip(groups, test.abnormal, strict=True) if abnormal}),
+        "abnormal_groups": test.abnormal_groups,
         "groups_known": sum(map(bool, test.groups)),
     }
 

@@ -171,9 +171,9 @@ def do_runs(
             for future in as_completed(futures):
                 try:
                     recall = future.result()
-                except (BrokenProcessPool, StudyStoppedError):
+                except BrokenProcessPool:
                     raise
-                except Exception as error:  # whatever it is, the other runs are none the worse for it
+                except Exception as error:  # the other runs are none the worse for it
                     failed[futures[future].in_words] = error
                     say(f"{futures[future].in_words}: {error}")
                     continue

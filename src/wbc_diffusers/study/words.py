@@ -55,16 +55,17 @@ def _verdict(arm: Mapping[str, Any], primary: str | None, *, enough: bool) -> st
     better than the best, and not better than the same without synthetic cells, is so by something else.
     """
     found, same = arm["differences"][MAIN], arm.get("counterpart")
-    decides = primary in (None, arm["name"])
-    helps, harms = ("helps", "harms") if decides else ("looks as if it helped", "looks as if it harmed")
-    if found["low"] > 0 and same is None:
+    better, decides = found["low"] > 0, primary in (None, arm["name"])
+    if same is None and better:
         verdict = "is better than the best without, but no arm is the same without synthetic cells"
-    elif found["low"] > 0 and same is not None and same["difference"]["low"] > 0:
-        verdict = helps
-    elif same is not None and same["difference"]["high"] < 0:
-        verdict = harms
+    elif same is None:
+        verdict = "can't be told to help"
+    elif better and same["difference"]["low"] > 0:
+        verdict = "helps" if decides else "looks as if it helped"
+    elif same["difference"]["high"] < 0:
+        verdict = "harms" if decides else "looks as if it harmed"
     else:
-        verdict = "can be told neither to help nor to harm" if same is not None else "can't be told to help"
+        verdict = "can be told neither to help nor to harm"
     line = f"{arm['name']}{f' {verdict}' if enough else ''}: {_in_points(found)} from the best without"
     if same is not None:
         line += f", {_in_points(same['difference'])} from {same['name']}, its like"

@@ -37,7 +37,8 @@ def write(folder: Path, first_seed: int, count: int, size: int, views: int = 1) 
 def evaluated(real: Path, generated: Path, train: Path, out: Path) -> int:
     """Most memory of an evaluation, in KB, without the processes that it starts to measure cells."""
     # Here, since the processes that measure cells import this file, and need no torch.
-    from wbc_diffusers.evaluation.evaluate import Plan, evaluate
+    from wbc_diffusers.evaluation.evaluate import evaluate
+    from wbc_diffusers.evaluation.found import Plan
 
     evaluate(Plan(real, generated, train, encoders=("efficientnet-lite0",)), out)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

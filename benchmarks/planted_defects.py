@@ -167,7 +167,8 @@ def write(folder: Path, images: Sequence[Pixels]) -> Path:
 def run(sets: Sets, folder: Path, places: Sequence[int]) -> dict[str, dict[str, Row]]:
     """Evaluate without a defect and with each amount of each: rows by defect and amount, and by measure."""
     # Here, since the processes that measure cells import this file, and need no torch.
-    from wbc_diffusers.evaluation.evaluate import Plan, evaluate
+    from wbc_diffusers.evaluation.evaluate import evaluate
+    from wbc_diffusers.evaluation.found import Plan
 
     real = write(folder / "real", [cell.pixels for cell in sets.real])
     train = write(folder / "train", [cell.pixels for cell in sets.train])

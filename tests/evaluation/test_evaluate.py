@@ -19,7 +19,8 @@ from wbc_diffusers.data.check import read_origin
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.data.phantom import render_cell
 from wbc_diffusers.evaluation.cache import CacheError
-from wbc_diffusers.evaluation.evaluate import LeakError, Plan, evaluate
+from wbc_diffusers.evaluation.evaluate import LeakError, evaluate
+from wbc_diffusers.evaluation.found import Plan
 from wbc_diffusers.evaluation.images import ImageSetError
 
 Write = Callable[..., Path]

@@ -43,8 +43,9 @@ def evaluate(
     """Judge generated cells; under `accelerate launch -m wbc_diffusers evaluate ...` every device encodes images."""
     from wbc_diffusers.data.sources import shown
     from wbc_diffusers.evaluation.encoders import INCEPTION
-    from wbc_diffusers.evaluation.evaluate import PAGE_NAME, Plan
+    from wbc_diffusers.evaluation.evaluate import PAGE_NAME
     from wbc_diffusers.evaluation.evaluate import evaluate as run
+    from wbc_diffusers.evaluation.found import Plan
     from wbc_diffusers.evaluation.rows import figure
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -5,23 +5,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wbc_diffusers import __version__
 from wbc_diffusers.data.sources import shown
 from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
+from wbc_diffusers.evaluation.found import Evaluation
 from wbc_diffusers.evaluation.images import ImageSet, load
 from wbc_diffusers.evaluation.leaks import Leaks
 from wbc_diffusers.generation import settings_of
 
-if TYPE_CHECKING:
-    from wbc_diffusers.evaluation.evaluate import Evaluation
-
 SCHEMA_VERSION = 1
 
 
-def write_record(found: "Evaluation", path: Path) -> None:
+def write_record(found: Evaluation, path: Path) -> None:
     """Write the figures, and what they are of; files are named without their folders."""
     whole = {
         "schema_version": SCHEMA_VERSION,
@@ -77,7 +75,7 @@ def _comparison(found: Comparison, generated: ImageSet) -> dict[str, Any]:
     }
 
 
-def _copies(found: "Evaluation") -> dict[str, Any]:
+def _copies(found: Evaluation) -> dict[str, Any]:
     assert found.copying is not None
     assert found.train is not None
     audits = {"pixels": found.copying.pixels, "features": found.copying.features}

@@ -13,7 +13,7 @@ from wbc_diffusers.data.origin import TRAINED, WITH_TRAINED
 from wbc_diffusers.evaluation.appearance import Difference
 from wbc_diffusers.evaluation.by_encoder import Comparison
 from wbc_diffusers.evaluation.copies import CopyAudit
-from wbc_diffusers.evaluation.evaluate import Evaluation
+from wbc_diffusers.evaluation.found import Evaluation
 from wbc_diffusers.evaluation.images import ImageSet, batches, load
 from wbc_diffusers.evaluation.intervals import Estimate
 from wbc_diffusers.evaluation.rows import MEANINGS, Row, figure

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from wbc_diffusers.data.dataset import hashes_of
 from wbc_diffusers.data.duplicates import perceptual_hash
@@ -148,6 +149,18 @@ def test_too_few_images_for_an_arm_are_told_before_any_training(study: Study, ch
         check_images(study(**changes))
 
 
+def test_a_training_image_that_can_not_be_looked_at_is_told_before_any_training(
+    study: Study, place: Path, tmp_path: Path
+) -> None:
+    def shrink(data: Path) -> None:
+        for path in (data / "train").glob("*.png"):
+            Image.open(path).crop((0, 0, 12, 12)).save(path)
+
+    data = changed_copy(place / "data", tmp_path / "data", shrink)
+    with pytest.raises(ValueError, match=r"train.*png .*12 x 12"):
+        check_images(study(data=data))
+
+
 def test_a_class_that_an_arm_would_not_see_is_told_before_any_training(study: Study) -> None:
     arms = {"real": None, "alone": {"real_images": False, "synthetic_ratio": [0.0, 2.0]}}
     with pytest.raises(ValueError, match="The arm alone has no training image of class normal: it needs some of each"):
@@ -269,7 +282,7 @@ def test_fingerprints_tell_what_arms_take_who_judges_and_what_they_start_from(
 
     data = changed_copy(place / "data", tmp_path / "regrouped", regroup)
     now = fingerprints(study(arms=arms, data=data))
-    assert {name for name in before if before[name] != now[name]} <= {"judges"}
+    assert {name for name in before if before[name] != now[name]} == {"judges"}
 
 
 def test_fingerprints_tell_other_cells_classes_and_models_and_no_other_place(

@@ -104,11 +104,11 @@ def test_the_speed_is_known_also_where_the_first_arm_starts_from_a_training_of_i
 # -- the order of runs -----------------------------------------------------------------------------------------------
 
 
-def test_each_seed_is_whole_before_the_next_and_a_filter_comes_after_its_judge(study: Study) -> None:
+def test_runs_go_seed_by_seed_and_those_with_a_filter_after_all_judges(study: Study) -> None:
     kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real"}
     config = study(arms={"kept": kept, "real": None, "focal": {"focal_gamma": 1.0}}, seeds=[3, 1])
     assert [run.in_words for run in all_runs(config)] == [
-        f"{arm}, seed {seed}" for seed in (3, 1) for arm in ("real", "focal", "kept")
+        f"{arm}, seed {seed}" for arms in (("real", "focal"), ("kept",)) for seed in (3, 1) for arm in arms
     ]
 
 
@@ -140,13 +140,14 @@ def test_a_run_counts_as_done_by_the_same_recipe_on_the_same_images(study: Study
     with pytest.raises(ValueError, match="real, seed 0 was trained with another"):
         is_done(other, run_of(other, "real"), out, cells)
 
-    told = "was trained or judged on other images than those given now"
+    told = "was trained on or from other"
     for arm in ("real", "with"):
-        with pytest.raises(ValueError, match=f"{arm}, seed 0 {told}"):
+        with pytest.raises(ValueError, match=f"{arm}, seed 0 {told} real images than those given now"):
             is_done(config, run_of(config, arm), out, {**cells, "real": "other"})
     assert is_done(config, run_of(config, "real"), out, {**cells, "synthetic": "other"})
-    with pytest.raises(ValueError, match=f"with, seed 0 {told}"):
-        is_done(config, run_of(config, "with"), out, {**cells, "synthetic": "other"})
+    both = {"synthetic": "other", "taken with": "other"}
+    with pytest.raises(ValueError, match=f"with, seed 0 {told} models of synthetic images and synthetic images than"):
+        is_done(config, run_of(config, "with"), out, {**cells, **both})
 
 
 def test_a_run_is_tied_to_the_synthetic_cells_it_took_and_the_weights_it_started_from(
@@ -158,9 +159,10 @@ def test_a_run_is_tied_to_the_synthetic_cells_it_took_and_the_weights_it_started
     for arm in ("with", "begun"):
         do(config, arm)
     cells = fingerprints(config)
-    for arm, name in (("with", "taken with"), ("begun", "start begun")):
+    parts = (("with", "taken with", "synthetic images"), ("begun", "start begun", "starting weights"))
+    for arm, name, words in parts:
         assert is_done(config, run_of(config, arm), tmp_path / "out", cells)
-        with pytest.raises(ValueError, match=f"{arm}, seed 0 was trained or judged on other images"):
+        with pytest.raises(ValueError, match=f"{arm}, seed 0 was trained on or from other {words} than"):
             is_done(config, run_of(config, arm), tmp_path / "out", {**cells, name: "other"})
         assert is_done(config, run_of(config, "real"), tmp_path / "out", {**cells, name: "other"})
     shutil.copytree(start["pretrained"], tmp_path / "moved")
@@ -225,22 +227,23 @@ def test_a_run_whose_judge_is_trained_otherwise_is_none_of_this_study(study: Stu
         other = study(arms=arms)
         with pytest.raises(ValueError, match=f"kept, seed 0 was trained with another {field} in"):
             is_done(other, run_of(other, "kept"), tmp_path / "out", cells)
-    with pytest.raises(ValueError, match="kept, seed 0 was trained or judged on other images"):
+    with pytest.raises(ValueError, match="kept, seed 0 was trained on or from other synthetic images to filter than"):
         is_done(config, run_of(config, "kept"), tmp_path / "out", {**cells, "pool": "other"})
 
 
+@pytest.mark.parametrize("arm", ["real", "with"])
 def test_where_other_cells_are_held_out_a_run_judges_again_and_is_not_trained(
-    study: Study, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str
 ) -> None:
-    folder = do(study(), "real")
+    folder = do(study(), arm)
     seconds = json.loads((folder / "run.json").read_text())["seconds"]
     before = Predictions.load(folder / "test.npz").probabilities
     for fewer in (study(swap_images=3), study(swap_images=0)):
-        assert not is_done(fewer, run_of(fewer, "real"), tmp_path / "out", fingerprints(fewer))
+        assert not is_done(fewer, run_of(fewer, arm), tmp_path / "out", fingerprints(fewer))
         with monkeypatch.context() as patch:
             patch.setattr(runs, "train_classifier", None)
-            do(fewer, "real")
-        assert is_done(fewer, run_of(fewer, "real"), tmp_path / "out", fingerprints(fewer))
+            do(fewer, arm)
+        assert is_done(fewer, run_of(fewer, arm), tmp_path / "out", fingerprints(fewer))
         np.testing.assert_array_equal(Predictions.load(folder / "test.npz").probabilities, before)
         assert (folder / "swap.npz").is_file() == bool(fewer.swap_images)
         if fewer.swap_images:

@@ -188,11 +188,23 @@ def test_what_a_study_decides_by_is_named_before_its_trainings_or_not_at_all(stu
         run_study(replace(begun, primary="other"), out, 1, quiet)
     (out / "runs" / "oversampled" / "seed-0").mkdir(parents=True)
     (out / "runs" / "oversampled" / "seed-0" / "run.json").write_text("{}")
-    for late in ("other", None):
-        with pytest.raises(ValueError, match="begun with the primary arm 'synthetic', and has trainings that are done"):
-            run_study(replace(begun, primary=late), out, 1, quiet)
-    with pytest.raises(FileNotFoundError):
-        run_study(begun, out, 1, quiet)
+    less = {name: parts for name, parts in arms.items() if name != "real only"}
+    late: list[tuple[str, dict[str, Any]]] = [
+        ("primary", {"primary": "other"}),
+        ("primary", {"primary": None}),
+        ("specificity", {"specificity": 0.9}),
+        ("seeds", {"seeds": [0, 1, 2]}),
+        ("the arm real only", {"arms": less}),
+        ("the arm late", {"arms": {**arms, "late": {"focal_gamma": 1.0}}}),
+        ("the arm oversampled", {"arms": {**arms, "oversampled": {"class_weights": True}}}),
+    ]
+    for name, changes in late:
+        told = rf"begun with the primary arm 'synthetic', .* Undo what changed \({name}\)"
+        with pytest.raises(ValueError, match=told):
+            run_study(replace(begun, **changes), out, 1, quiet)
+    for same in ({}, {"recipe": {**begun.recipe, "num_workers": 1}}, {"arms": {**arms, "more": ARMS["both classes"]}}):
+        with pytest.raises(FileNotFoundError):
+            run_study(replace(begun, **same), out, 1, quiet)
 
 
 def test_a_folder_of_something_else_is_refused(study: Study, tmp_path: Path) -> None:

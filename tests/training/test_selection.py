@@ -57,7 +57,12 @@ def test_the_thesis_studies_are_table_4_times_their_factor(name: str) -> None:
     assert real.sizes == both.sizes == {"train": train, "validation": validation, "test": test}
     assert (real.synthetic_ratio, both.synthetic_ratio) == ([], [0.0, 1.0])  # as many synthetic ones as abnormal ones
     assert (real.learning_rate, real.optimizer, real.scale) == (rate, "adam", 0.5)
-    assert study.updates == real.max_train_steps == both.max_train_steps == -(-150 * sum(train) // 2 // 32)
+    assert (
+        study.updates
+        == real.max_train_steps
+        == both.max_train_steps
+        == -(-150 * sum(round(n / 2) for n in train) // 32)
+    )
 
 
 def test_sizes_are_scaled_by_one_factor_and_only_training_images_are_ever_repeated(data: Path, made: Path) -> None:
@@ -146,10 +151,16 @@ def test_an_image_passes_by_its_confidence_and_its_likeness_to_the_nearest_real_
     of_real = at(0, 10, 20, 30, 40, 80, 180, 190, 200)
     of_pool = at(5, -15, -37, 180, 20, 185, 200)  # the fourth is like normal ones, the fifth and the last are unsure
     shares = np.array([[0.1, 0.9]] * 4 + [[0.6, 0.4]] + [[0.9, 0.1], [0.4, 0.6]])
-    judge = SimpleNamespace(class_names=classes.names)
+    judge = SimpleNamespace(class_names=classes.names, resolution=48)
     monkeypatch.setattr("wbc_diffusers.training.selection.Classifier.from_pretrained", lambda folder: judge)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     seen = {len(of_pool): (of_pool, shares), len(of_real): (of_real, np.full((9, 2), 0.5))}
-    monkeypatch.setattr("wbc_diffusers.training.selection.look_at", lambda judge, images: seen[len(images)])
+
+    def look(judge: Any, images: Any) -> Any:
+        assert images.spec.resolution == 48  # as the judge was trained, whatever the recipe that it filters for
+        return seen[len(images)]
+
+    monkeypatch.setattr("wbc_diffusers.training.selection.look_at", look)
     filtered = recipe(synthetic=["made"], synthetic_ratio=[0.0, 1.0], synthetic_filter={"classifier": "judge", **asked})
     assert passes(filtered, pool, real, classes).tolist() == kept
 

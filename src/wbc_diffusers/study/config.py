@@ -144,22 +144,27 @@ class StudyConfig:
             raise ValueError(f"The study's generated names a folder twice: {', '.join(sorted(folders))}.")
 
     @property
+    def base(self) -> ClassifierRecipe:
+        """What all arms have in common, with the defaults of all else."""
+        return ClassifierRecipe.from_dict(self.recipe)
+
+    @property
     def updates(self) -> int:
         """The updates of every arm: the recipe's `max_train_steps`, or its `num_train_epochs` of the real images.
 
         Raises:
             ValueError: If it has neither, or epochs without the number of real images.
         """
-        if (steps := self.recipe.get("max_train_steps")) is not None:
-            return ClassifierRecipe.from_dict({"max_train_steps": steps}).max_train_steps or 0
-        epochs, sizes = self.recipe.get("num_train_epochs"), (self.recipe.get("sizes") or {}).get("train") or [None]
-        if epochs is None or None in sizes:
+        base = self.base
+        if base.max_train_steps is not None:
+            return base.max_train_steps
+        sizes = base.sizes.get("train") or [None]
+        if "num_train_epochs" not in self.recipe or None in sizes:
             raise ValueError(
                 "The study's recipe has no budget for all arms to share: set max_train_steps, or num_train_epochs and "
                 "the sizes of train."
             )
-        images = sum(sizes) * self.recipe.get("scale", 1.0)
-        return ceil(epochs * images / self.recipe.get("train_batch_size", ClassifierRecipe.train_batch_size))
+        return ceil(base.num_train_epochs * sum(map(base.scaled, sizes)) / base.train_batch_size)
 
     def all_arms(self) -> list[Arm]:
         """The arms, and the points of the dose-response, which are arms too."""
@@ -180,9 +185,9 @@ class StudyConfig:
                 f"The arm {name} has num_train_epochs, and the budget is in updates: set max_train_steps in its "
                 "first, or leave it out."
             )
-        if first is not None and "pretrained" in changes:
+        if first is not None and (own := sorted({"pretrained", "model"} & changes.keys())):
             raise ValueError(
-                f"The arm {name} has pretrained beside first, from whose weights it goes on: set pretrained in first."
+                f"The arm {name} has {' and '.join(own)} beside first, whose model it goes on with: set that in first."
             )
         if any("classifier" in (each.get("synthetic_filter") or {}) for each in (changes, first or {})):
             raise ValueError(
@@ -198,6 +203,9 @@ class StudyConfig:
         judge = {} if by is None else self.arms.get(by) or {}
         if by is not None and (by not in self.arms or (isinstance(judge, dict) and judge.get("filtered_by"))):
             raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
+        shared = self.recipe.get("background")
+        if isinstance(judge, dict) and by and judge.get("background", shared) != changes.get("background", shared):
+            raise ValueError(f"The arm {name} has another background than {by}, which judges its images: set the same.")
         arm = Arm(str(name), changes, first, by)
         if by is not None and not arm.synthetic:
             raise ValueError(f"The arm {name} is filtered, but has no synthetic images: set its synthetic_ratio.")
@@ -213,7 +221,8 @@ class StudyConfig:
             given = self.dose[name]
             if not isinstance(given, list) or not all(isinstance(n, int | float) and n > 0 for n in given):
                 raise ValueError(f"The dose's {name} are {given!r}; they must be a list of numbers above 0.")
-        if self.recipe.get("grades", "merged") != "merged":
+        base = self.base
+        if base.grades != "merged":
             raise ValueError("A dose-response is of two classes: set grades merged, or leave the study's dose out.")
         for role, synthetic in (("arm", True), ("real_arm", False)):
             if self.dose[role] not in arms or arms[self.dose[role]].synthetic != synthetic:
@@ -222,7 +231,7 @@ class StudyConfig:
                     f"The dose's {role} is {self.dose[role]!r}; it must be an arm {what} synthetic images."
                 )
         arm, real = arms[self.dose["arm"]], arms[self.dose["real_arm"]]
-        train = (self.recipe.get("sizes") or {}).get("train")
+        train = base.sizes.get("train")
         if not train or train[1] is None:
             raise ValueError("A dose-response needs the number of real abnormal images: set sizes of train.")
         normal, abnormal = arm.changes.get("synthetic_ratio") or [0.0, 0.0]
@@ -237,29 +246,26 @@ class StudyConfig:
                 "counts and no first training has, and neither may have sizes of its own: their curves are held "
                 "against each other."
             )
-        scale, ratios = self.recipe.get("scale", 1.0), [abnormal, *self.dose["ratios"]]
-        real_counts = [round(count * scale) for count in (train[1], *self.dose["more_real"])]
+        ratios = [abnormal, *self.dose["ratios"]]
+        real_counts = [base.scaled(count) for count in (train[1], *self.dose["more_real"])]
         for points in (real_counts, [round(ratio * real_counts[0]) for ratio in ratios]):
             if len(set(points)) < len(points) or min(points) < 1 or len(points) < 2:
                 raise ValueError(
                     f"The dose's numbers of images are {points}, of which the first is the arm's own, by the scale "
-                    f"{scale:g}: they must be two or more, all different and above 0."
+                    f"{base.scale:g}: they must be two or more, all different and above 0."
                 )
         doses = [
             Arm(
                 f"{arm.name}, {ratio:g} for each real one",
                 {**arm.changes, "synthetic_ratio": [normal * ratio / abnormal, float(ratio)]},
-                arm.first,
-                arm.filtered_by,
                 dose=float(ratio),
             )
             for ratio in self.dose["ratios"]
         ]
-        sizes = self.recipe["sizes"]
         more = [
             Arm(
                 f"{real.name}, {count} real",
-                {**real.changes, "sizes": {**sizes, "train": [train[0], count]}},
+                {**real.changes, "sizes": {**base.sizes, "train": [train[0], count]}},
                 more_real=count,
             )
             for count in self.dose["more_real"]
@@ -268,8 +274,8 @@ class StudyConfig:
 
     def _validate_every(self) -> int:
         """Once an epoch where the budget is in epochs, else twenty times."""
-        in_epochs = self.recipe.get("max_train_steps") is None
-        return max(1, round(self.updates / (self.recipe["num_train_epochs"] if in_epochs else 20)))
+        base = self.base
+        return max(1, round(self.updates / (base.num_train_epochs if base.max_train_steps is None else 20)))
 
     def recipes(self, arm: Arm, seed: int, runs: Path) -> list[ClassifierRecipe]:
         """The trainings of an arm, in their order: one, or two where another comes before.
@@ -324,11 +330,10 @@ class StudyConfig:
         batches = {each.train_batch_size for each in made}
         if sum(each.max_train_steps or 0 for each in made) != total or batches != {base.train_batch_size}:
             raise ValueError(f"The arm {arm.name} has another budget than max_train_steps {total}: all have the same.")
-        # As many looks at the validation images in a short training as in a long one: who looks oftener chooses better.
-        return [
-            replace(each, validate_every=max(1, round(base.validate_every * (each.max_train_steps or 0) / total)))
-            for each in made
-        ]
+        # A first training hands on its last weights: by their loss on real images those that saw fewest synthetic ones
+        # would be chosen. The last one looks as often at the validation images in a short training as in a long one.
+        every = max(1, round(base.validate_every * (made[-1].max_train_steps or 0) / total))
+        return [*(replace(each, validation_images=0) for each in made[:-1]), replace(made[-1], validate_every=every)]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -79,7 +79,7 @@ def check_images(config: StudyConfig) -> dict[str, Any]:
     seen = [_check_set(config, each, splits, judges, shared) for each in config.sets]
     synthetic = load_pool(recipe) if config.sets else None
     _check_pool(synthetic, images.swap)
-    _see_all(config, [images.test, images.validation, images.swap, synthetic])
+    _see_all(config, splits["train"], [images.test, images.validation, images.swap, synthetic])
     pool = {} if synthetic is None else _counts(synthetic, recipe)
     for arm in config.all_arms():
         _check_counts(config, arm, splits["train"], pool)
@@ -257,12 +257,24 @@ def _check_pool(pool: Any | None, held_out: Any | None) -> None:
         )
 
 
-def _see_all(config: StudyConfig, sets: Sequence[Any | None]) -> None:
-    """Raise ValueError if an image that judges, or a synthetic one, can't be looked at as some arm does."""
-    recipes = [recipe for arm in config.all_arms() for recipe in config.recipes(arm, config.seeds[0], Path())]
-    for resolution, background in {(recipe.resolution, recipe.background) for recipe in recipes}:
+def _see_all(config: StudyConfig, train: Any, others: Sequence[Any | None]) -> None:
+    """Raise ValueError if an image that arms take of the training split, or another one, can't be looked at as they do.
+
+    Args:
+        config: The study.
+        train: The training split.
+        others: Images that judge, and synthetic ones.
+    """
+    looks: dict[Any, set[str]] = {}
+    for arm in config.all_arms():
+        for recipe in config.recipes(arm, config.seeds[0], Path()):
+            taken = whole_column(take_real(recipe, train, config.data, "train"), "pixel_sha256")
+            looks.setdefault((recipe.resolution, recipe.background), set()).update(taken)
+    hashes = whole_column(train, "pixel_sha256")
+    for (resolution, background), taken_so in looks.items():
         spec = DrawSpec(resolution, 1, noise_size=0, background=background)
-        for data in sets:
+        of_arms = train.select([place for place, hash_ in enumerate(hashes) if hash_ in taken_so])
+        for data in (of_arms, *others):
             if data is not None:
                 images = CellImages(data, spec)
                 for index in range(len(images)):

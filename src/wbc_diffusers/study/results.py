@@ -19,7 +19,7 @@ from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.runs import DONE_NAME, SETS
 from wbc_diffusers.study.swap import swap_gap
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,11 @@ def _dose_record(config: StudyConfig, arms: Sequence[ArmRuns]) -> dict[str, Any]
     if not config.dose:
         return None
     by_name = {each.arm.name: each for each in arms}
-    real = config.recipe["sizes"]["train"][1]
-    scale = config.recipe.get("scale", 1.0)
+    recipe = config.base
     doses = {_taken(each): each.test for each in arms if each.arm.dose is not None}
     doses[_taken(by_name[config.dose["arm"]])] = by_name[config.dose["arm"]].test
-    more = {round(each.arm.more_real * scale): each.test for each in arms if each.arm.more_real is not None}
-    base = round(real * scale)
+    more = {recipe.scaled(each.arm.more_real): each.test for each in arms if each.arm.more_real is not None}
+    base = recipe.scaled(recipe.sizes["train"][1])
     more[base] = by_name[config.dose["real_arm"]].test
     rates = exchange_rate(doses, more, base, specificity=config.specificity, replicates=config.replicates)
     options: dict[str, Any] = {"specificity": config.specificity, "replicates": config.replicates}

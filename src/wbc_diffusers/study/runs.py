@@ -32,7 +32,10 @@ DONE_NAME = "run.json"
 """Written last: with it a run counts as done."""
 SETS = ("test", "validation", "swap")
 _TIMED_UPDATES, _TIMED_LOOKS = 6, 128
-_FOLLOWS_NO_RECIPE = {"num_workers", "checkpoint_every", "keep_checkpoints", "log_every", "tracker"}
+_FOLLOWS_NO_RECIPE = {
+    "num_workers", "checkpoint_every", "keep_checkpoints", "log_every", "tracker",
+    "synthetic_held_out",  # what an arm takes, and what judges it, have fingerprints of their own
+}  # fmt: skip
 
 
 class StudyStoppedError(RuntimeError):
@@ -53,9 +56,10 @@ class Run:
 
 
 def all_runs(config: StudyConfig) -> list[Run]:
-    """The trainings of a study: seed by seed, and those whose filter another one trains after it."""
-    arms = sorted(config.all_arms(), key=lambda arm: arm.filtered_by is not None)
-    return [Run(arm, seed) for seed in config.seeds for arm in arms]
+    """The trainings of a study, seed by seed: first those without a filter, then those whose filter these train."""
+    arms = config.all_arms()
+    of_judges, filtered = ([arm for arm in arms if (arm.filtered_by is None) == free] for free in (True, False))
+    return [Run(arm, seed) for part in (of_judges, filtered) for seed in config.seeds for arm in part]
 
 
 def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) -> bool:
@@ -93,12 +97,23 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
             f"{run.in_words} was trained with another {', '.join(sorted(changed)) or 'number of stages'} in "
             f"{path.parent}: give another --out, or remove that folder."
         )
-    if told.get("cells") != _cells_of(run, cells):
+    theirs, ours = told.get("cells") or {}, _cells_of(run, cells)
+    if others := sorted(_CELLS[name.split()[0]] for name in ours if theirs.get(name) != ours[name]):
         raise ValueError(
-            f"{run.in_words} was trained or judged on other images than those given now, in {path.parent}: give the "
-            "same, or another --out."
+            f"{run.in_words} was trained on or from other {' and '.join(others)} than those given now, in "
+            f"{path.parent}: give the same, or another --out."
         )
     return bool(told.get("judges") == cells["judges"])
+
+
+_CELLS = {
+    "real": "real images",
+    "synthetic": "models of synthetic images",
+    "taken": "synthetic images",
+    "pool": "synthetic images to filter",
+    "start": "starting weights",
+}
+"""What the fingerprints of `_cells_of` are of."""
 
 
 def _cells_of(run: Run, cells: Mapping[str, str]) -> dict[str, str]:
@@ -160,13 +175,15 @@ def do_runs(
     with _pool(config, out, processes, cells) as pool:
         rate = min(pool.map(_time_updates, [config] * processes))
         looks = max(pool.map(_time_looks, [config] * processes))
-        say(_size_in_words(config, left, rate, looks, processes))
+        untrained = [run for run in left if not (folder_of(run.arm, run.seed, out / "runs") / DONE_NAME).is_file()]
+        if len(untrained) < len(left):
+            say(f"{len(left) - len(untrained)} trainings done before judge again.")
+        if untrained:
+            say(_size_in_words(config, untrained, rate, looks, processes))
         started, done = time.monotonic(), 0
         failed: dict[str, Exception] = {}
-        for batch in (
-            [r for r in left if r.arm.filtered_by is None],
-            [r for r in left if r.arm.filtered_by is not None],
-        ):
+        for free in (True, False):  # a filter's judge is trained before
+            batch = [run for run in left if (run.arm.filtered_by is None) == free]
             futures: dict[Future[float], Run] = {pool.submit(_do, run): run for run in batch}
             for future in as_completed(futures):
                 try:
@@ -196,7 +213,7 @@ def _size_in_words(config: StudyConfig, left: Sequence[Run], rate: float, looks:
 
     Args:
         config: The study.
-        left: The runs that are to do.
+        left: The runs that are to be trained.
         rate: Images that a process trains on in a second.
         looks: Seconds that the validations and judgements of a run take.
         processes: How many runs are done at a time.

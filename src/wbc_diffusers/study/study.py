@@ -65,11 +65,14 @@ def _check_primary(config: StudyConfig, out: Path) -> None:
     if not (out / STUDY_NAME).is_file() or not any(out.glob("runs/*/*/run.json")):
         return
     before = StudyConfig.from_dict(yaml.safe_load((out / STUDY_NAME).read_text(encoding="utf-8")))
-    compared = ("primary",) if before.primary is None else ("primary", "specificity", "seeds", "recipe")
+    compared = ("primary",) if before.primary is None else ("primary", "specificity", "seeds")
     changed = [name for name in compared if getattr(before, name) != getattr(config, name)]
     if before.primary is not None:
-        kept = [arm.name for arm in before.all_arms() if not arm.synthetic or arm.name == before.primary]
-        changed += [f"the arm {name}" for name in kept if before.arms.get(name) != config.arms.get(name)]
+        old, new = (
+            {arm.name: arm for arm in each.all_arms() if not arm.synthetic or arm.name == before.primary}
+            for each in (before, config)
+        )
+        changed += [f"the arm {name}" for name in {**old, **new} if old.get(name) != new.get(name)]
     if changed:
         began = "no primary arm" if before.primary is None else f"the primary arm {before.primary!r}"
         raise ValueError(

@@ -240,6 +240,10 @@ class ClassifierRecipe(Recipe):
         """How many classes there are: 2, or 3 with the grades apart."""
         return 2 if self.grades == "merged" else 3
 
+    def scaled(self, count: int) -> int:
+        """So many images by the recipe's scale: at least one where any are wanted."""
+        return max(1, round(count * self.scale)) if count else 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.abnormality not in ABNORMALITIES[1:]:

@@ -41,7 +41,7 @@ def take_real(recipe: ClassifierRecipe, data: Any, source: str, split: str) -> A
         ValueError: If there are too few.
     """
     wanted = recipe.sizes.get(split) or [None] * recipe.num_classes
-    counts = [None if n is None else max(1, round(n * recipe.scale)) if n else 0 for n in wanted]
+    counts = [None if n is None else recipe.scaled(n) for n in wanted]
     return take(data, classes_of(recipe), counts, "pixel_sha256", f"images of {split} in {source}")
 
 
@@ -73,9 +73,9 @@ def load_synthetic(
     for name, need, count in zip(classes.names, wanted, there, strict=True):
         if need > count:
             raise ValueError(f"{need} synthetic images of class {name} are wanted, and there are {count}: make more.")
-    kept = np.ones(len(pool), dtype=bool)
+    kept = np.array(wanted)[numbers] > 0
     if recipe.synthetic_filter:
-        kept = passes(recipe, pool, real, classes)
+        kept[kept] = passes(recipe, pool.select(np.flatnonzero(kept)), real, classes)
     passed = np.bincount(numbers[kept], minlength=len(wanted))
     taken = [min(need, int(count)) for need, count in zip(wanted, passed, strict=True)]
     for name, need, passing, count in zip(classes.names, wanted, passed, taken, strict=True):
@@ -129,7 +129,9 @@ def passes(recipe: ClassifierRecipe, pool: Any, real: Any, classes: Classes) -> 
             f"The filter's classifier {wanted['classifier']} tells {', '.join(judge.class_names)} apart, and the "
             f"recipe {', '.join(classes.names)}: give one of the same classes."
         )
-    spec = DrawSpec(recipe.resolution, 1, noise_size=0, background=recipe.background)
+    if torch.cuda.is_available():
+        judge.to("cuda")
+    spec = DrawSpec(judge.resolution, 1, noise_size=0, background=recipe.background)
     of_pool, shares = look_at(judge, CellImages(pool, spec))
     of_real, _ = look_at(judge, CellImages(real, spec))
     labels, real_labels = class_numbers(pool, classes), class_numbers(real, classes)
@@ -137,10 +139,12 @@ def passes(recipe: ClassifierRecipe, pool: Any, real: Any, classes: Classes) -> 
     like = np.zeros(len(labels), dtype=bool)
     for number in np.unique(labels):
         members, others = of_real[real_labels == number], of_pool[labels == number]
+        if wanted["similarity"] is None or len(members) < 2:
+            like[labels == number] = True
+            continue
         among = members @ members.T
         np.fill_diagonal(among, -1.0)
-        anything = wanted["similarity"] is None or len(members) < 2
-        bound = -np.inf if anything else np.quantile(among.max(1), wanted["similarity"])
+        bound = np.quantile(among.max(1), wanted["similarity"])
         like[labels == number] = (others @ members.T).max(1) >= bound
     return confident & like
 

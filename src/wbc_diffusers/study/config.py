@@ -185,9 +185,10 @@ class StudyConfig:
                 f"The arm {name} has num_train_epochs, and the budget is in updates: set max_train_steps in its "
                 "first, or leave it out."
             )
-        if first is not None and (own := sorted({"pretrained", "model"} & changes.keys())):
+        if first is not None and (lost := {"pretrained", "model"} & changes.keys()):
             raise ValueError(
-                f"The arm {name} has {' and '.join(own)} beside first, whose model it goes on with: set that in first."
+                f"The arm {name} has {' and '.join(sorted(lost))} beside first, whose model it goes on with: set it in "
+                "first."
             )
         if any("classifier" in (each.get("synthetic_filter") or {}) for each in (changes, first or {})):
             raise ValueError(

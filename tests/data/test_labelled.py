@@ -49,6 +49,21 @@ def test_cells_without_the_abnormality_are_normal_and_grades_are_one_class_or_tw
     assert merged["synthetic"] == [False] * 4
 
 
+def test_an_abnormality_is_the_same_in_any_spelling(folder: Write) -> None:
+    spelled = [
+        ("None", "0"),
+        ("Hypersegmentation", "1"),
+        ("Döhle bodies", "2"),
+        ("dohle-bodies", "1"),
+        ("vacuoles", "1"),
+    ]
+    place = str(folder("cells", spelled))
+    assert load_labelled(place, "train", MERGED)["class"] == ["normal", "hypersegmentation", *["normal"] * 3]
+    assert load_labelled(place, "train", Classes("dohle_bodies", "apart"))["class"] == [
+        "normal", "normal", "dohle_bodies 2", "dohle_bodies 1", "normal"
+    ]  # fmt: skip
+
+
 def test_an_abnormality_of_no_grade_is_refused_by_name(folder: Write) -> None:
     cells = folder("cells", [*KINDS, ("hypersegmentation", "0")])
     with pytest.raises(ValueError, match=r"004\.png, has hypersegmentation of grade 0; it must be 1 or 2"):

@@ -179,6 +179,38 @@ def test_no_patient_lies_on_two_sides(tmp_path: Path) -> None:
     assert report.groups == 5
 
 
+def test_sets_that_name_their_groups_otherwise_are_each_split_by_their_own(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "Patient": "", "patient": "", "slide": ""} for i in range(60)]
+    for i, row in enumerate(rows):
+        row[("Patient", "patient", "slide")[i // 20]] = f"{i // 20}-{i % 5}"
+    report = run(with_metadata(tmp_path / "src", rows), tmp_path / "out")
+    sides: dict[str, set[str]] = {}
+    for row in rows_of(tmp_path / "out").values():
+        i = int(row["source"].split(".")[0])
+        assert row["group"] == f"{i // 20}-{i % 5}"
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in sides.values())
+    assert report.options["group_column"] in ("Patient or slide", "patient or slide")
+    assert not any("split by itself" in note for note in report.notes)
+
+
+def test_a_prepared_folder_keeps_the_groups_that_it_was_prepared_by(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "slide": f"S{i}", "person": f"P{i % 4}"} for i in range(24)]
+    run(with_metadata(tmp_path / "src", rows), tmp_path / "out", group_column="person")
+    for resplit in (False, True):
+        out = tmp_path / f"again-{resplit}"
+        run(tmp_path / "out", out, resplit=resplit, seed=3)
+        assert {row["person"] == row["group"] for row in rows_of(out).values()} == {True}
+
+
+def test_an_empty_abnormality_beside_others_is_noted(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "abnormality": ("none", "", "dohle_bodies")[i % 3]} for i in range(30)]
+    report = run(with_metadata(tmp_path / "src", rows), tmp_path / "out")
+    assert any(note.startswith("10 images have an empty abnormality") for note in report.notes)
+    kept = run(tmp_path / "src", tmp_path / "kept", where=["abnormality=none", "abnormality=dohle_bodies"])
+    assert not any("empty abnormality" in note for note in kept.notes)
+
+
 def test_given_split_is_honoured_and_a_torn_patient_refused(tmp_path: Path) -> None:
     rows = [{"file_name": f"{i}.png", "slide": f"S{i}", "split": ("train", "val")[i % 2]} for i in range(8)]
     source = with_metadata(tmp_path / "src", rows)

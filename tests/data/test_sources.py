@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
+from PIL import Image
 
 from wbc_diffusers.data.sources import read_bytes, read_source, shown
 
@@ -43,6 +45,57 @@ def test_metadata_of_several_folders_is_put_together(image_folder: ImageFolder) 
     source = read_source(top)
     assert {item.name: item.fields["lab"] for item in source.items} == {"A/0.png": "A", "B/0.png": "B"}
     assert source.left_out == [("1.png", "no_row", "")]
+
+
+def test_folders_tell_what_metadata_above_them_does_not(image_folder: ImageFolder) -> None:
+    names = ["train/a.png", "test/b.png", "hypersegmentation/c.png", "val/Döhle bodies/d.png", "images/e.png"]
+    top = image_folder([{"file_name": name, "patient": "P1"} for name in names])
+    seen = {i.name: (i.split, i.fields.get("abnormality"), i.fields["patient"]) for i in read_source(top).items}
+    assert seen == {
+        "train/a.png": ("train", None, "P1"),
+        "test/b.png": ("test", None, "P1"),
+        "hypersegmentation/c.png": (None, "hypersegmentation", "P1"),
+        "val/Döhle bodies/d.png": ("validation", "dohle_bodies", "P1"),
+        "images/e.png": (None, None, "P1"),
+    }
+
+
+def test_columns_of_metadata_outdo_the_folders_in_any_case(image_folder: ImageFolder) -> None:
+    row = {
+        "file_name": "train/none/a.png",
+        "Split": "test",
+        " ABNORMALITY": "dohle_bodies",
+        "Cell_Type": "band",
+        "X": "",
+    }
+    (item,) = read_source(image_folder([row])).items
+    fields = {"split": "test", "abnormality": "dohle_bodies", "cell_type": "band", "X": ""}
+    assert (item.split, item.fields) == (None, fields)
+
+
+@pytest.mark.parametrize(
+    ("file", "split"), [("test", "test"), ("Validation", "validation"), ("train", None), ("x", None)]
+)
+def test_a_table_that_is_called_a_split_is_one_also_alone(tmp_path: Path, file: str, split: str | None) -> None:
+    rows = {"image": [Image.new("RGB", (16, 16))], "Grade": [1], "Abnormality": ["dohle_bodies"]}
+    datasets.Dataset.from_dict(rows, datasets.Features(
+        {"image": datasets.Image(), "Grade": datasets.Value("int64"), "Abnormality": datasets.Value("string")}
+    )).to_parquet(tmp_path / f"{file}-00000.parquet")  # fmt: skip
+    (item,) = read_source(tmp_path).items
+    assert (item.split, item.fields) == (split, {"grade": "1", "abnormality": "dohle_bodies"})
+
+
+def test_metadata_leads_through_no_link(image_folder: ImageFolder, tmp_path: Path) -> None:
+    away = image_folder(["p/0.png"], "away")
+    (away / "p" / "metadata.csv").write_text("file_name\n0.png\n")
+    top = image_folder([{"file_name": "a.png"}])
+    (top / "x").symlink_to(away / "p", target_is_directory=True)
+    (top / "metadata.csv").write_text("file_name\na.png\nx/0.png\nb.png\n")
+    source = read_source(top)
+    assert [item.name for item in source.items] == ["a.png", "b.png"]  # the last is told as missing when it is read
+    assert ("x/0.png", "outside_source", "behind a linked folder") in source.left_out
+    (top / "metadata.csv").unlink()
+    assert [item.name for item in read_source(top).items] == ["a.png"]
 
 
 def test_linked_folders_are_listed_and_not_followed(image_folder: ImageFolder) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wbc_diffusers.data.dataset import hashes_of
+from wbc_diffusers.data.labels import abnormality_name
 from wbc_diffusers.data.loading import column_values, load_cells, whole_column
 
 CLASS_COLUMN = "class"
@@ -87,6 +88,7 @@ def _texts(data: Any, column: str, missing: str | None) -> list[str]:
 def _class_of(classes: Classes, abnormality: str, grade: str, place: str) -> int:
     if not abnormality:
         raise ValueError(f"{place}, has no abnormality, not even none: label it, or leave it out by `where`.")
+    abnormality = abnormality_name(abnormality) or abnormality
     if abnormality == classes.abnormality and grade not in ("1", "2"):
         raise ValueError(f"{place}, has {abnormality} of grade {grade or 'unknown'}; it must be 1 or 2.")
     return classes.number(abnormality, int(grade or 0))

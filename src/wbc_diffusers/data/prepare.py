@@ -167,24 +167,38 @@ def _measure_all(
         report.notes.append(
             f"{report.grades_assumed} images name an abnormality without its grade; grade {ASSUMED_GRADE} was assumed"
         )
+    blank = [not cell.item.fields.get("abnormality", "").strip() for cell in cells if cell.label.abnormality == "none"]
+    if any(blank) and any(cell.item.fields.get("abnormality", "").strip() for cell in cells):
+        report.notes.append(
+            f"{sum(blank)} images have an empty abnormality, as of cells that nobody looked at, and count as none; "
+            "--where abnormality=... leaves them out"
+        )
     return cells
 
 
 def _group(cells: list[Cell], items: list[Item], wanted: str | None, report: Report) -> str | None:
-    """Find the column of groups and give each cell its group; returns the column, None where there is none."""
+    """Find the columns of groups and give each cell its group; returns the columns, None where there are none.
+
+    Sets that were put together may name them otherwise: each cell's group is in the first column that has one for it.
+    """
     columns = {name.lower(): name for item in items for name, value in item.fields.items() if value.strip()}
     if wanted is not None and wanted.lower() not in columns:
         raise ValueError(f"--group-column {wanted}: no such column with values; there are {', '.join(sorted(columns))}")
-    found = wanted.lower() if wanted is not None else next((name for name in GROUP_COLUMNS if name in columns), None)
-    if found is None:
+    prepared = {"group", "source_sha256", "pixel_sha256"} <= columns.keys()  # where somebody chose the column before
+    order = (wanted.lower(),) if wanted else ("group", *GROUP_COLUMNS) if prepared else GROUP_COLUMNS
+    used: dict[str, None] = {}
+    for cell in cells:
+        fields = {name.lower(): value.strip() for name, value in cell.item.fields.items() if value.strip()}
+        if (found := next((name for name in order if name in fields), None)) is not None:
+            cell.group = fields[found]
+            used[found] = None
+    if not used:
         report.notes.append("no patient or slide column: images of one patient may lie on two sides of the split")
         return None
-    for cell in cells:
-        cell.group = cell.item.fields.get(columns[found], "").strip()
-    without = sum(not cell.group for cell in cells)
-    if without:
-        report.notes.append(f"{without} images have no {columns[found]}; each was split by itself")
-    return columns[found]
+    names = " or ".join(columns[name] for name in dict.fromkeys(order) if name in used)
+    if without := sum(not cell.group for cell in cells):
+        report.notes.append(f"{without} images have no {names}; each was split by itself")
+    return names
 
 
 def _split(cells: list[Cell], fractions: Sequence[float], seed: int, resplit: bool, report: Report) -> None:

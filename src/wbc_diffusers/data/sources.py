@@ -16,6 +16,8 @@ from wbc_diffusers.data.labels import abnormality_name
 from wbc_diffusers.data.split import split_name
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+_KNOWN_COLUMNS = ("split", "cell_type", "abnormality", "grade", "synthetic")
+"""Columns that are found in any case: one that is overlooked would make other splits or labels without a word."""
 
 _DOCUMENTS = {
     ".md", ".txt", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py", ".xlsx",
@@ -93,7 +95,7 @@ def shown(name: str | os.PathLike[str]) -> str:
 
 def metadata_files(top: Path) -> list[Path]:
     """Give the metadata of a folder: its own, else those of its subfolders (splits, or sets that were put together)."""
-    folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir())]
+    folders = [top, *sorted(entry for entry in top.iterdir() if entry.is_dir() and not entry.is_symlink())]
     found = [next((f / name for name in METADATA_FILES if (f / name).is_file()), None) for f in folders]
     return [found[0]] if found[0] else [path for path in found if path]
 
@@ -171,10 +173,24 @@ def _add_rows(source: Source, top: Path, metadata: list[Path], files: dict[str, 
         elif name not in outside:
             source.left_out += [(name, "repeated_row", "")] * (len(same) - 1)
             path = files.get(name, str(top / name))
-            split = split_name(name.split("/")[0]) if len(metadata) > 1 or metadata[0].parent != top else None
-            source.items.append(Item(name, same[0], split, path))
+            if name not in files and os.path.exists(path) and _behind_a_link(name, top):  # noqa: PTH110 - likewise
+                source.left_out.append((name, "outside_source", "behind a linked folder"))
+                continue
+            source.items.append(_item_of_row(name, same[0], path))
     source.left_out += [(shown(name), "no_row", "") for name in files if name not in rows]
     source.items.sort(key=lambda item: item.name)
+
+
+def _behind_a_link(name: str, top: Path) -> bool:
+    return any((top / parent).is_symlink() for parent in Path(name).parents)
+
+
+def _item_of_row(name: str, row: Mapping[str, str], path: str) -> Item:
+    """An image with the columns of its row; its folders tell the split and the abnormality where these do not."""
+    folder = _item_of_folder(name, path)
+    split = None if row.get("split", "").strip() else folder.split
+    by_folder = folder.fields if folder.fields["abnormality"] and "abnormality" not in row else {}
+    return Item(name, {**by_folder, **row}, split, path)
 
 
 def _read_table(path: Path) -> Iterator[dict[str, str]]:
@@ -187,7 +203,16 @@ def _read_table(path: Path) -> Iterator[dict[str, str]]:
     for line, row in rows:
         if not row.get("file_name", "").strip():
             raise ValueError(f"{path}, line {line}: no file_name")
-        yield row
+        yield _with_known_names(row)
+
+
+def _with_known_names(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The same columns, those that mean something here by their own names: `Split` is `split`."""
+    names = {name: name.strip().lower() for name in columns}
+    return {
+        names[name] if names[name] in _KNOWN_COLUMNS and names[name] not in columns else name: value
+        for name, value in columns.items()
+    }
 
 
 def _read_csv(path: Path, lines: TextIO) -> Iterator[tuple[int, dict[str, str]]]:
@@ -252,7 +277,8 @@ def _from_datasets(source: str | Path) -> Source:
         paths = _paths(result.tables[name], column)
         for row in range(len(table)):
             fields = {key: values[row] for key, values in texts.items()}
-            split = known[name] if len(loaded) > 1 else None
+            # Files of which nothing says another split are those of train.
+            split = None if len(loaded) == 1 and known[name] in (None, "train") else known[name] or name
             result.items.append(Item(f"{name}/{paths[row] or row}", fields, split, index=(name, row)))
     return result
 
@@ -307,6 +333,7 @@ def _columns(table: Any, image_column: str) -> dict[str, list[str]]:
             result[name] = [feature.int2str(v) if v is not None and v >= 0 else "" for v in values]
         else:
             result[name] = [_text(value) for value in values]
+    result = _with_known_names(result)
     if "label" in result and "cell_type" not in result:
         named = [abnormality_name(value) for value in result["label"]]
         result["cell_type"] = ["neutrophil" if a else v for a, v in zip(named, result["label"], strict=True)]

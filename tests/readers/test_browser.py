@@ -341,6 +341,21 @@ def test_zoom_and_brightness_change_how_a_cell_looks(served: Served, browser: Br
     page.close()
 
 
+def test_left_and_right_are_the_choice_also_after_a_click_elsewhere(served: Served, browser: Browser) -> None:
+    page = browser.new_page()
+    enter(page, served.link("clicks"))
+    page.keyboard.press("ArrowRight")
+    page.locator("#group-confidence label").nth(1).click()
+    sure = page.locator("#group-confidence input").nth(1)
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("radio", name="Real")).to_be_checked()
+    expect(sure).to_be_checked()
+    page.keyboard.press("ArrowDown")  # steps through the group
+    expect(page.locator("#group-confidence input").nth(2)).to_be_checked()
+    expect(page.get_by_role("radio", name="Real")).to_be_checked()
+    page.close()
+
+
 def test_shortcuts_can_be_switched_off(served: Served, browser: Browser) -> None:
     page = browser.new_page()
     enter(page, served.link("looks"))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -484,6 +485,50 @@ def test_grades_are_held_against_the_label_where_these_differ(build: Callable[..
     assert [row["kappa"]["value"] for row in ben] == [0.0, 0.0]
     assert sum(row["seen"][0][1] + row["seen"][1][2] for row in anna) == 8
     assert sum(row["seen"][1][1] for row in ben) == sum(facts["grade"] == 2 for facts in key["cells"].values())
+
+
+def test_grades_of_different_abnormalities_are_no_agreement(
+    build: Callable[..., Built], real: Path, made: Path
+) -> None:
+    strata = thesis_strata(real, made, hypersegmentation=5, dohle_bodies=5)
+    built = build(strata=strata, readers=["anna", "ben"], abnormalities=["hypersegmentation", "dohle_bodies"])
+
+    def named(abnormality: str) -> Callable[..., dict[str, Any]]:
+        return lambda *_: {"choice": "real", "abnormality": abnormality, "grade": 2}
+
+    answer_all(built, "anna", named("dohle_bodies"))
+    answer_all(built, "ben", named("hypersegmentation"))
+    found = score(read_sheet(built.folder, built.key))["abnormality"]
+    assert found["grades"]["pairs"][0]["images"] == 0
+    assert found["grades"]["pairs"][0]["kappa"]["value"] is None
+    assert [row["seen"] for row in found["graded"]] == [[[0, 0, 0], [0, 0, 5]]] * 4  # half of the cells, for each
+
+
+@pytest.mark.parametrize(
+    ("kind", "grade", "meant", "graded"),
+    [
+        ("", None, "not known", 0),
+        ("hypersegmentation", None, "hypersegmentation", 0),
+        ("hypersegmentation", 2, "hypersegmentation", 1),
+    ],
+)
+def test_what_a_model_does_not_tell_of_its_cells_is_not_invented(
+    build: Callable[..., Built], real: Path, tmp_path: Path, kind: str, grade: int | None, meant: str, graded: int
+) -> None:
+    made = write_source(tmp_path / "made", {"": 6}, synthetic=True, seed=5)
+    for path in made.glob("*.png"):
+        path.rename(made / f"{int(path.stem.split('-')[-1]):08}.png")
+    table = (made / "metadata.csv").read_text()
+    (made / "metadata.csv").write_text(re.sub(r"-(\d{4})\.png", r"0000\1.png", table))
+    told = {"model": "m", "revision": "r", "abnormality": kind, "grade": grade}
+    (made / "generation.json").write_text(json.dumps(told))
+    strata = thesis_strata(real, made, hypersegmentation=4)
+    strata["hypersegmentation"]["ddim"]["where"] = {}
+    built = build(strata=strata, abnormalities=["hypersegmentation"])
+    answer_all(built, "anna", lambda *_: {"choice": "real", "abnormality": "none"})
+    found = score(read_sheet(built.folder, built.key))["abnormality"]
+    assert [row["meant"] for row in found["rows"] if row["cells"] == "synthetic"] == [meant]
+    assert sum(row["cells"] == "synthetic" for row in found["graded"]) == graded
 
 
 def test_what_a_cell_should_show_may_not_be_known(build: Callable[..., Built], real: Path, tmp_path: Path) -> None:

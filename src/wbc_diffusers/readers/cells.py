@@ -94,7 +94,8 @@ def _draw(config: ReaderStudy, stratum: str, name: str, source: Source, rng: np.
     with _refusing_generated(source.folder):
         digests = hashes_of(data, may_be_generated=generated)
     settings = (settings_of(Path(source.folder)) if Path(source.folder).is_dir() else None) or {}
-    model = {field: settings[field] for field in ("model", "revision") if field in settings}
+    # What generated cells should show is what their model was trained on, if it tells: loading fills gaps.
+    model = {field: settings[field] for field in ("model", "revision", "abnormality", "grade") if field in settings}
     columns = [column for column in ("file_name", "abnormality", "grade", "group", "seed") if column in data.features]
     cells = []
     for place, digest in enumerate(digests):

@@ -298,9 +298,15 @@ def _figure(found: Estimate, factor: float = 1.0) -> dict[str, float | None]:
 
 
 def _between(sheet: Sheet, answers: NDArray[np.int64], levels: int, *, graded: bool = False) -> dict[str, Any]:
-    """Agreement of each two readers who answered anything, and of all who are counted, with the number of images."""
+    """Agreement of each two readers who answered anything, and of all who are counted, with the number of images.
+
+    Grades are compared where both saw the same abnormality, or one of them none.
+    """
     there = np.flatnonzero((answers != NONE).any(1))
-    pairs = [_kappa(sheet, answers, [int(i), int(j)], levels, graded=graded) for i, j in combinations(there, 2)]
+    pairs = []
+    for i, j in combinations(map(int, there), 2):
+        same = (sheet.kinds[i] == sheet.kinds[j]) | (answers[[i, j]] == 0).any(0)
+        pairs.append(_kappa(sheet, answers[:, same] if graded else answers, [i, j], levels, graded=graded))
     counted = np.flatnonzero(counted_readers(sheet))
     more = len(counted) > 2 and not graded
     return {"fleiss": _kappa(sheet, answers, list(counted), levels) if more else None, "pairs": pairs}
@@ -364,13 +370,19 @@ def _abnormality(sheet: Sheet) -> dict[str, Any] | None:
 
 
 def _graded(sheet: Sheet, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Which grades readers saw, 0 where none, in cells of known grades; agreement of both where these differ."""
+    """Which grades readers saw, 0 where none, in cells of known grades; agreement of both where these differ.
+
+    The grade of another abnormality than the one that was meant is none of it, and is not counted.
+    """
     meant = np.array([int(each["grade"]) if str(each.get("grade") or "") in ("1", "2") else NONE for each in facts])
+    asked = {name: number for number, name in enumerate(sheet.abnormalities)}
+    kinds = np.array([asked.get(_intended(each), NONE) for each in facts])
     real = np.array([item.source == REAL for item in sheet.items])
     found = []
     for row, name in enumerate(sheet.readers):
         for source, of_source in (("real", real), ("synthetic", ~real)):
-            there = of_source & (meant != NONE) & (sheet.kinds[row] != NONE)
+            there = of_source & (meant != NONE) & ((sheet.kinds[row] == kinds) | (sheet.kinds[row] == 0))
+            there &= sheet.kinds[row] != NONE
             if there.any():
                 both = np.stack([meant[there], sheet.grades[row][there]])
                 seen = [np.bincount(both[1][both[0] == grade], minlength=3).tolist() for grade in (1, 2)]

@@ -360,7 +360,8 @@ function pressed(event) {
   }
   if (waiting || !$("shortcuts").checked || !$("feedback").hidden) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const inGroup = event.target.matches("input[type=radio]") && key.startsWith("Arrow");
+  // Left and right are the choice wherever the focus is, as after a click; up and down step through the group that has it.
+  const inGroup = event.target.matches("input[type=radio]") && ["ArrowUp", "ArrowDown"].includes(key);
   const option = !inGroup && [...document.querySelectorAll("#groups input[type=radio]")].find((each) => each.dataset.key === key && !each.closest("[inert]"));
   if (option) {
     option.checked = true;

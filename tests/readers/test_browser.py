@@ -87,7 +87,7 @@ def served(real: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Give the thesis's study of 100 cells, with everything that can be asked, for readers of many kinds."""
     config = {
         "title": "Abnormal neutrophils", "strata": thesis_strata(real, made), "consent": "I take part.",
-        "readers": ["keys", "touch", "phone", "one", "two", "pauses", "looks"],
+        "readers": ["keys", "touch", "phone", "one", "two", "pauses", "looks", "clicks"],
         "abnormalities": ["hypersegmentation", "dohle_bodies", "hypergranulation"],
     }  # fmt: skip
     study = Served(Built(ReaderStudy.from_dict(config), tmp_path_factory.mktemp("served")))

@@ -80,9 +80,10 @@ def generate(
         FileExistsError: If the folder holds something else.
         OSError: If there is no such model, or an image can't be written.
     """
-    if num < 1 or batch_size < 1 or not 0 <= seed <= 2**63 - num - batch_size:
+    if num < 1 or batch_size < 1 or not 0 <= seed <= 2**32 - num - batch_size:
         raise ValueError(
-            f"num={num}, seed={seed}, batch_size={batch_size}: give num and batch_size >= 1 and 0 <= seed < 2^63."
+            f"num={num}, seed={seed}, batch_size={batch_size}: give num and batch_size >= 1, and seeds from 0 to 2^32, "
+            "beyond which torch's generators give the same images again."
         )
     state = process_state()
     sampler = load_sampler(

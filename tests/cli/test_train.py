@@ -112,7 +112,7 @@ def test_accelerate_reads_the_launch_configurations(name: str, machines: int, pr
 
 
 STUBS = {
-    "srun": 'shift; exec env SLURM_NODEID=1 "$@"',
+    "srun": '[ "$1" = --cpus-per-task=12 ] || exit 9; shift 2; exec env SLURM_NODEID=1 "$@"',
     "accelerate": 'echo "accelerate $*" >> "$CALLS"; trap "exit 143" TERM; echo $$ > "$CALLS.pid"; kill -USR1 $TOLD; '
     "for i in $(seq 300); do sleep 0.1; done",
     "scontrol": '[ "$1" = show ] && printf "n1\\nn2\\n" || echo "scontrol $*" >> "$CALLS"',
@@ -130,7 +130,13 @@ def test_slurm_stops_a_run_in_time_and_queues_it_again_but_not_one_that_failed(t
     calls = tmp_path / "calls"
     calls.touch()
     job = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "7"}
-    environment = {**os.environ, **job, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls)}
+    environment = {
+        **os.environ,
+        **job,
+        "SLURM_CPUS_PER_TASK": "12",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CALLS": str(calls),
+    }
     script = shelf("training/accelerate") / "slurm.sh"
     run = f'export TOLD=$$; exec bash "{script}" --config ours-64'
     done = subprocess.run(["bash", "-c", run], env=environment, timeout=600)

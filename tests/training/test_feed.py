@@ -91,6 +91,19 @@ def test_epochs_are_turned_into_updates(small: Any, cells: Path) -> None:
     assert feed_of(recipe, cells).total_steps() == 9  # 60 images in sevens
 
 
+def test_validation_images_are_drawn_since_cells_of_a_kind_lie_together(small: Any, cells: Path) -> None:
+    def shown(count: int | None) -> list[bytes]:
+        batches = feed_of(small(validation_images=count), cells).validation_batches()
+        return [image.numpy().tobytes() for batch in batches for image in batch["image"]]
+
+    whole, some = shown(None), shown(4)
+    assert len(set(whole)) == 8
+    assert len(set(some)) == 4
+    assert some == [image for image in whole if image in some]  # in the order of the split
+    assert some != whole[:4]
+    assert shown(9) == whole
+
+
 def test_validation_images_have_the_same_noise_every_time(small: Any, cells: Path) -> None:
     feed = feed_of(small(validation_images=6), cells, spec=DrawSpec(16, 1000, True, True))
     once, again = list(feed.validation_batches()), list(feed.validation_batches())

@@ -102,7 +102,8 @@ def test_a_wrong_option_is_told(options: list[str], message: str) -> None:
         ("max_train_steps", 0, "max_train_steps is 0; it must be above 0"),
         ("validate_every", 0, "validate_every is 0; it must be above 0"),
         ("snapshot_every_epochs", 0.004, "snapshot_every_epochs is 0.004; it must be 0.01 or more"),
-        ("seed", 2**63, "it must be below 2.63"),
+        ("seed", 2**32, "it must be below 2.32"),
+        ("lr_warmup_steps", 5, "but lr_scheduler constant, which has none: set it constant_with_warmup"),
         ("num_workers", -1, "num_workers is -1; it must be 0 or more"),
         ("ema_decay", 1, r"ema_decay is 1.0; it must lie in \[0, 1\)"),
         ("adam_betas", [0.9, 1.5], r"adam_betas is \(0.9, 1.5\); it must lie in"),
@@ -169,7 +170,7 @@ def test_options_of_a_classifier_are_read_as_in_yaml() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"validation_images": 64}, "can't have validation_images 64, .* all normal: set sizes of validation"),
+        ({"validation_images": 64}, "can't have validation_images 64, .* rarer classes: set sizes of validation"),
         ({"rand_augment": [0, 9]}, r"rand_augment is \[0, 9\]; it must be a number of operations above 0"),
         ({"rand_augment": [2, 31]}, r"rand_augment is \[2, 31\]; .* a magnitude from 0 to 30"),
         ({"rand_augment": [2, -1]}, "a magnitude from 0 to 30"),

@@ -22,7 +22,8 @@ stopped=no
 trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 
 # --resume latest starts anew where there is no checkpoint yet, so the first start and every later one are one command.
-srun --kill-on-bad-exit=1 bash -c '
+# srun does not take over the number of cores by itself (Slurm 22.05 and later).
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-32}" --kill-on-bad-exit=1 bash -c '
   exec accelerate launch --config_file "$FOLDER/several_nodes.yaml" \
     --num_machines "$SLURM_NNODES" --num_processes "$PROCESSES" --machine_rank "$SLURM_NODEID" \
     --main_process_ip "$FIRST" --main_process_port 29500 \

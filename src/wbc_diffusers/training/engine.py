@@ -40,7 +40,7 @@ MAY_CHANGE = {
     "name", "num_train_epochs", "max_train_steps", "gradient_accumulation_steps", "num_workers", "checkpoint_every",
     "keep_checkpoints", "validate_every", "validation_images", "sample_every", "sample_images", "sample_steps",
     "solver", "log_every", "tracker", "gradient_checkpointing", "compile", "channels_last", "snapshot_every_epochs",
-    "evaluate_every", "evaluate_images", "evaluate_encoder", "push_to_hub", "hub_model_id", "hub_private_repo",
+    "evaluate_every", "evaluate_images", "push_to_hub", "hub_model_id", "hub_private_repo",
     "synthetic_held_out",
 }  # fmt: skip
 """Fields that a resumed run may have otherwise than the run that it goes on with."""

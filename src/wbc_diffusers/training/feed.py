@@ -14,6 +14,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -98,14 +99,14 @@ class Feed:
             images = CellImages(found, plain, 0, self.class_column, self.class_names or None)
         except ValueError as error:
             raise ValueError(f"The validation split doesn't fit: {error} Or set validation_images 0.") from error
-        for index in range(self._validated(images)):
+        for index in self._validated(images):
             images.pixels(index)  # a broken one shows now, not after hours of training
         return images
 
-    def _validated(self, images: CellImages) -> int:
-        """How many images of the validation split are looked at."""
-        wanted = self.recipe.validation_images
-        return len(images) if wanted is None else min(wanted, len(images))
+    def _validated(self, images: CellImages) -> list[int]:
+        """Which images of the validation split are looked at: drawn, since by name cells of a kind lie together."""
+        drawn = np.random.default_rng(0).permutation(len(images))
+        return sorted(drawn[: self.recipe.validation_images].tolist())
 
     @property
     def has_validation(self) -> bool:
@@ -184,13 +185,12 @@ class Feed:
         )
 
     def validation_batches(self) -> Iterator[Batch]:
-        """The first images of the validation split, each with the same noise every time."""
+        """Some images of the validation split, the same ones with the same noise every time."""
         if self.validation is None:
             return
-        count = self._validated(self.validation)
-        size = max(1, min(count, self.recipe.train_batch_size))
-        keys = [(0, i) for i in range(count)]
-        yield from DataLoader(self.validation, batch_sampler=[keys[i : i + size] for i in range(0, count, size)])
+        keys = [(0, index) for index in self._validated(self.validation)]
+        size = self.recipe.train_batch_size
+        yield from DataLoader(self.validation, batch_sampler=[keys[i : i + size] for i in range(0, len(keys), size)])
 
     def hashes(self) -> list[str]:
         """Pixel hashes of the images that the training draws from, sorted; of a stream, of those seen so far."""

@@ -88,13 +88,18 @@ class Recipe:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be above 0.")
             if f.name in _ZERO_OR_MORE and value is not None and value < 0:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be 0 or more.")
-            if f.name == "seed" and value >= 2**63:
-                raise ValueError(f"The recipe's seed is {value}; it must be below 2^63.")
+            if f.name == "seed" and value >= 2**32:
+                raise ValueError(f"The recipe's seed is {value}; it must be below 2^32, as torch's generators are.")
             if f.name == "snapshot_every_epochs" and value is not None and value < 0.01:
                 raise ValueError(f"The recipe's {f.name} is {value}; it must be 0.01 or more, or null for none.")
             if f.name in _BELOW_ONE and not all(0.0 <= v < 1.0 for v in (value if f.name == "adam_betas" else [value])):
                 raise ValueError(f"The recipe's {f.name} is {value}; it must lie in [0, 1).")
 
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise ValueError(
+                f"The recipe has lr_warmup_steps {self.lr_warmup_steps}, but lr_scheduler constant, which has none: "
+                "set it constant_with_warmup."
+            )
         if self.streaming and self.max_train_samples is not None:
             raise ValueError("The recipe has max_train_samples, which a stream can't choose: set streaming false.")
         if self.push_to_hub and not self.hub_model_id:
@@ -126,7 +131,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DDIMRecipe(Recipe):
-    """Training of a diffusion model; the defaults are the thesis's (table 7)."""
+    """Training of a diffusion model; the defaults are the thesis's (table 7), but that gradients are clipped."""
 
     kind: str = "ddim"
     model: dict[str, Any] = field(default_factory=dict)
@@ -281,8 +286,8 @@ class ClassifierRecipe(Recipe):
             )
         if self.validation_images:
             raise ValueError(
-                f"A classifier's recipe can't have validation_images {self.validation_images}, the first of which are "
-                "all normal: set sizes of validation, or 0 for no validation."
+                f"A classifier's recipe can't have validation_images {self.validation_images}, among which may be none "
+                "of the rarer classes: set sizes of validation, or 0 for no validation."
             )
         unfit: dict[str, Any] = {
             "sample_images": 0,

@@ -42,7 +42,7 @@ def compare_by(
     """Compare features of generated images with those of real ones.
 
     The floor is what training images are at, where they are given; else what one half of the real images is at from
-    the other.
+    the other; as many as there are generated ones, if there are enough.
 
     Args:
         encoder: What the features are of.
@@ -88,4 +88,4 @@ def _floor_sets(real: Features, train: Features | None, count: int, seed: int) -
     if train is not None:
         return real, some(train, count, seed)
     first, second = halves(len(real), seed)
-    return real[first], real[second]
+    return real[first], some(real[second], count, seed)

@@ -223,7 +223,7 @@ def test_photograph_says_nothing_and_other_text_is_no_setting() -> None:
 
 def test_pictures_of_generated_cells_in_the_docs_say_so() -> None:
     others = {"checkerboard.png", "multilobed-64-real.png", "neutrophils-64-real.png", "phantom.png"}
-    others |= {"study-pbc-30.png"}  # a plot
+    others |= {"study-pbc-30.png", "study-phantom-50.png"}  # plots
     others |= {"readers-desktop.png", "readers-pairs.png", "readers-phone.png"}  # of phantom cells
     pictures = {path.name: path for path in (Path(__file__).parents[2] / "docs" / "images").glob("*.png")}
     assert others < set(pictures)

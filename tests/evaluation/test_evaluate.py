@@ -77,6 +77,10 @@ def test_an_evaluation_says_how_far_sets_are_and_beside_what(
     assert "<svg" in page
     assert any("kernel distance" in note for note in found.notes)
     assert any("one half of the real images" in note for note in found.notes)
+    assert any("was not looked up" in note for note in found.notes)
+    hashes = sorted(hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in drawn[:40])
+    assert whole["sets"][0]["pixels_sha256"] == hashlib.sha256("".join(hashes).encode()).hexdigest()
+    assert (whole["where"], whole["allow_leaks"]) == ([], False)
 
     evaluate(Plan(real, made, encoders=LITE, cache=tmp_path / "cache"), tmp_path / "again")
     # To the last digit.
@@ -123,9 +127,13 @@ def test_images_that_the_model_knows_stop_the_run_unless_allowed(
     plan = Plan(real, made, encoders=LITE, model=model)
     with pytest.raises(LeakError, match=r"such as 0005\.png: 1 of the real images are among its .*2 different ones"):
         evaluate(plan, tmp_path / "out")
-    found = evaluate(Plan(real, made, encoders=LITE, model=model, allow_leaks=True), tmp_path / "out")
+    train = folder("train", drawn[5:29])
+    found = evaluate(Plan(real, made, train, LITE, model=model, allow_leaks=True), tmp_path / "out")
     assert found is not None
     assert any("1 of the real images are among its training images (2 diff" in note for note in found.notes)
+    assert any(note.startswith("1 of the 2 images that the model was trained on") for note in found.notes)
+    assert not any("was not looked up" in note for note in found.notes)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["allow_leaks"] is True
 
 
 def test_the_command_tells_in_a_line(drawn: list[np.ndarray], folder: Write, capsys: pytest.CaptureFixture) -> None:

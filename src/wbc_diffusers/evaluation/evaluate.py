@@ -23,7 +23,7 @@ from wbc_diffusers.evaluation.images import (
     read_set,
     same_processing,
 )
-from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, find_shared, read_manifest
+from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, find_shared, known_images, read_manifest
 from wbc_diffusers.evaluation.record import write_record
 from wbc_diffusers.evaluation.report import write_report
 from wbc_diffusers.generation import process_state
@@ -120,6 +120,7 @@ def _find(plan: Plan, state: PartialState, say: Say) -> Evaluation | None:
         *_notes_on_sets(sets),
         *_notes_on_distances(sets, comparisons, has_floor),
         *_notes_on_copies(train, leaks, int(held_out.sum())),
+        *_notes_on_model(plan, train),
     ]
     return Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
 
@@ -197,3 +198,18 @@ def _notes_on_copies(train: ImageSet | None, leaks: dict[str, Leaks], held_out: 
             f"one may come that is no copy; {least_held_out()} are needed."
         )
     return notes + [f"{whose}: {each.in_words}" for whose, each in leaks.items()]
+
+
+def _notes_on_model(plan: Plan, train: ImageSet | None) -> list[str]:
+    """What the manifest says of the images that were given as those of the training, or that nobody asked it."""
+    if plan.model is None:
+        return ["Whether the model was trained on the real images was not looked up: that needs it, given by --model."]
+    if train is None:
+        return []
+    known, given = known_images(read_manifest(plan.model)), set(train.pixel_hashes)
+    if len(known & given) == len(known) == len(given):
+        return []
+    return [
+        f"{len(known & given)} of the {len(known)} images that the model was trained on, with the models that it was "
+        f"made from, are among the {len(given)} training images, and copies were looked for in these."
+    ]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def write_record(found: Evaluation, path: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "wbc_diffusers": __version__,
         "seed": found.plan.seed,
+        "where": list(found.plan.where),
+        "allow_leaks": found.plan.allow_leaks,
         "generated_by": settings_of(found.plan.generated),
         "sets": [_set(each) for each in found.sets],
         "processing": asdict(found.processing),
@@ -53,6 +56,7 @@ def _set(images: ImageSet) -> dict[str, Any]:
         "folder": shown(images.folder.name),
         "images": len(images),
         "repeated": images.repeated,
+        "pixels_sha256": sha256("".join(sorted(images.pixel_hashes)).encode()).hexdigest(),
         "width": images.width,
         "height": images.height,
         "source_type": load(images.paths[0]).origin.source_type,

@@ -99,6 +99,15 @@ def test_missing_split_and_empty_choice_are_told_apart_from_missing_columns(imag
         load_cells(source, "train", where={"lab": "L"})
 
 
+def test_links_to_folders_are_told_where_there_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "away").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "away" / "0.png")
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "train").symlink_to(tmp_path / "away", target_is_directory=True)
+    with pytest.raises(FileNotFoundError, match="holds no images; links to folders, such as train, are not followed"):
+        load_cells(str(tmp_path / "cells"), "train")
+
+
 def test_absent_and_imageless_folders_are_refused(tmp_path: Path, image_folder: ImageFolder) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*none\. Prepare one with `wbc prepare"):
         load_cells(str(tmp_path / "none"), "train")

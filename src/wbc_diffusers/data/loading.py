@@ -105,7 +105,11 @@ def _read_images(folder: Path, split: str, may_be_generated: bool) -> Any:
     known = Image.registered_extensions()
     images = [item for item in listed.items if Path(item.path or "").suffix.lower() in known]
     if not images:
-        raise FileNotFoundError(f"{folder} holds no images. Prepare a folder with `wbc prepare SRC --out {folder}`.")
+        linked = [name for name, reason, _ in listed.left_out if reason == "linked_folder"]
+        advice = f"; links to folders, such as {linked[0]}, are not followed" if linked else ""
+        raise FileNotFoundError(
+            f"{folder} holds no images{advice}. Prepare a folder with `wbc prepare SRC --out {folder}`."
+        )
     unused = len(listed.items) - len(images) + len(listed.left_out)
     if unused:
         logger.warning("%d files of %s are not used; `wbc prepare` lists them with the reasons.", unused, folder)

@@ -173,7 +173,7 @@ def _add_rows(source: Source, top: Path, metadata: list[Path], files: dict[str, 
         elif name not in outside:
             source.left_out += [(name, "repeated_row", "")] * (len(same) - 1)
             path = files.get(name, str(top / name))
-            if name not in files and os.path.exists(path) and _behind_a_link(name, top):  # noqa: PTH110 - likewise
+            if name not in files and _behind_a_link(name, top):
                 source.left_out.append((name, "outside_source", "behind a linked folder"))
                 continue
             source.items.append(_item_of_row(name, same[0], path))
@@ -182,7 +182,8 @@ def _add_rows(source: Source, top: Path, metadata: list[Path], files: dict[str, 
 
 
 def _behind_a_link(name: str, top: Path) -> bool:
-    return any((top / parent).is_symlink() for parent in Path(name).parents)
+    """Whether a folder on the way to a file is a link; the source itself may be one."""
+    return any((top / folder).is_symlink() for folder in Path(name).parents if folder.name)
 
 
 def _item_of_row(name: str, row: Mapping[str, str], path: str) -> Item:

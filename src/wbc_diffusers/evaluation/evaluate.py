@@ -1,7 +1,8 @@
 """`wbc evaluate`: is a set of generated images as good as real cells, where does it differ, and did it copy?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -87,7 +88,8 @@ def _find(plan: Plan, state: PartialState, say: Say) -> Evaluation | None:
     encoders = [load_encoder(name, state.device, plan.inception_weights) for name in plan.encoders]
     say("reading images")
     real, generated, train = _read_sets(plan)
-    leaks = _look_for_leaks(plan, real, train)
+    manifest = None if plan.model is None else read_manifest(plan.model)
+    leaks = _look_for_leaks(plan, manifest, real, train)
     sets = [each for each in (real, generated, train) if each is not None]
     processing = same_processing(sets, plan.size, plan.share)
 
@@ -120,7 +122,7 @@ def _find(plan: Plan, state: PartialState, say: Say) -> Evaluation | None:
         *_notes_on_sets(sets),
         *_notes_on_distances(sets, comparisons, has_floor),
         *_notes_on_copies(train, leaks, int(held_out.sum())),
-        *_notes_on_model(plan, train),
+        *_notes_on_model(manifest, train),
     ]
     return Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
 
@@ -135,11 +137,13 @@ def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     return real, generated, train
 
 
-def _look_for_leaks(plan: Plan, real: ImageSet, train: ImageSet | None) -> dict[str, Leaks]:
+def _look_for_leaks(
+    plan: Plan, manifest: Mapping[str, Any] | None, real: ImageSet, train: ImageSet | None
+) -> dict[str, Leaks]:
     """Real images that the model was trained on: by its manifest, and by the training images that were given."""
     found = {}
-    if plan.model is not None:
-        found[f"The model {shown(public_name(str(plan.model)))}"] = find_leaks(real, read_manifest(plan.model))
+    if manifest is not None:
+        found[f"The model {shown(public_name(str(plan.model)))}"] = find_leaks(real, manifest)
     if train is not None:
         found[_training_set(train)] = find_shared(real, train)
     for whose, leaks in found.items():
@@ -200,14 +204,14 @@ def _notes_on_copies(train: ImageSet | None, leaks: dict[str, Leaks], held_out: 
     return notes + [f"{whose}: {each.in_words}" for whose, each in leaks.items()]
 
 
-def _notes_on_model(plan: Plan, train: ImageSet | None) -> list[str]:
+def _notes_on_model(manifest: Mapping[str, Any] | None, train: ImageSet | None) -> list[str]:
     """What the manifest says of the images that were given as those of the training, or that nobody asked it."""
-    if plan.model is None:
+    if manifest is None:
         return ["Whether the model was trained on the real images was not looked up: that needs it, given by --model."]
     if train is None:
         return []
-    known, given = known_images(read_manifest(plan.model)), set(train.pixel_hashes)
-    if len(known & given) == len(known) == len(given):
+    known, given = known_images(manifest), set(train.pixel_hashes)
+    if known == given:
         return []
     return [
         f"{len(known & given)} of the {len(known)} images that the model was trained on, with the models that it was "

@@ -98,7 +98,7 @@ def is_done(config: StudyConfig, run: Run, out: Path, cells: Mapping[str, str]) 
             f"{path.parent}: give another --out, or remove that folder."
         )
     theirs, ours = told.get("cells") or {}, _cells_of(run, cells)
-    if others := sorted(_CELLS[name.split()[0]] for name in ours if theirs.get(name) != ours[name]):
+    if others := sorted({_CELLS[name.split()[0]] for name in ours if theirs.get(name) != ours[name]}):
         raise ValueError(
             f"{run.in_words} was trained on or from other {' and '.join(others)} than those given now, in "
             f"{path.parent}: give the same, or another --out."

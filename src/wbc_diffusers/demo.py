@@ -81,7 +81,7 @@ RARE = DDIMRecipe(
 
 @dataclass(frozen=True)
 class Plan:
-    """How much the demo does; the defaults take at most six minutes on two cores."""
+    """How much the demo does; the defaults take six to twenty minutes on two cores."""
 
     normal_cells: int = 1200
     rare_cells: int = 320

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -216,6 +217,15 @@ def has_made(pipe: Any, settings: Mapping[str, Any]) -> bool:
     if others and settings.get("solver") in SOLVERS:
         hashes.add(config_hash_of([network, as_solver(others[0], settings["solver"])]))
     return settings.get("revision") == revision_of(network) and settings.get("config") in hashes
+
+
+def check_maker(model: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if the images of a folder, which have these settings, are of another model than is there."""
+    if not has_made(load_pipeline(model), settings):
+        raise ValueError(
+            f"The images in {folder} were made by another model than {model} is now: name that one, whose manifest "
+            "tells what it was trained on, or generate them anew."
+        )
 
 
 def load_sampler(

@@ -12,6 +12,7 @@ from wbc_diffusers.data.duplicates import (
     Pair,
     candidates,
     clusters,
+    copied_among,
     find_duplicates,
     orientations,
     oriented_hashes,
@@ -70,6 +71,14 @@ def test_copies_of_all_cells_are_found_and_nothing_else(cells: list[Image.Image]
     pairs = pairs_of(cells + [COPIES[way](cell) for cell in cells])
     assert [(p.first, p.second) for p in pairs] == [(i, NUMBER + i) for i in range(NUMBER)]
     assert {p.kind for p in pairs} == {"near"}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_of_known_images_are_told_from_other_images(cells: list[Image.Image], way: str) -> None:
+    known, others = cells[::2], cells[1::2]
+    asked = np.stack([thumbnail(image) for image in [*map(COPIES[way], known), *others]])
+    found = copied_among(asked, np.stack([thumbnail(image) for image in known]))
+    assert found.tolist() == [True] * len(known) + [False] * len(others)
 
 
 @pytest.mark.parametrize("transpose", list(Image.Transpose))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from wbc_diffusers.cli import main
 from wbc_diffusers.data.check import read_origin
@@ -22,6 +23,10 @@ from wbc_diffusers.evaluation.cache import CacheError
 from wbc_diffusers.evaluation.evaluate import LeakError, evaluate
 from wbc_diffusers.evaluation.found import Plan
 from wbc_diffusers.evaluation.images import ImageSetError
+from wbc_diffusers.generation import generate
+from wbc_diffusers.models.r2_attn_unet import R2AttnUNet
+from wbc_diffusers.pipelines import WBCDDIMPipeline
+from wbc_diffusers.schedulers.scheduling_sigmoid_ddim import SigmoidDDIMScheduler
 
 Write = Callable[..., Path]
 LITE = ("efficientnet-lite0",)
@@ -134,6 +139,39 @@ def test_images_that_the_model_knows_stop_the_run_unless_allowed(
     assert any(note.startswith("1 of the 2 images that the model was trained on") for note in found.notes)
     assert not any("was not looked up" in note for note in found.notes)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["allow_leaks"] is True
+
+
+def test_the_model_that_is_asked_for_leaks_must_have_made_the_images(
+    drawn: list[np.ndarray], folder: Write, tmp_path: Path
+) -> None:
+    real = folder("real", drawn[:24])
+    for name, seed in (("model", 0), ("other", 1)):
+        torch.manual_seed(seed)
+        unet = R2AttnUNet(sample_size=32, block_out_channels=(4, 8))
+        WBCDDIMPipeline(unet, SigmoidDDIMScheduler()).save_pretrained(tmp_path / name)
+        manifest = json.dumps(build_manifest({}, ["0" * 64]))
+        (tmp_path / name / "training_manifest.json").write_text(manifest)
+    generate(str(tmp_path / "model"), tmp_path / "made", 20, steps=1)
+    with pytest.raises(ValueError, match=r"made were made by another model than .*other is now: name that one"):
+        evaluate(Plan(real, tmp_path / "made", encoders=LITE, model=tmp_path / "other"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    unchecked = "could not be checked"
+    manifest_alone = tmp_path / "other" / "training_manifest.json"
+    for model, is_told in ((tmp_path / "model", False), (manifest_alone, True)):
+        found = evaluate(Plan(real, tmp_path / "made", encoders=LITE, model=model), tmp_path / f"out-{is_told}")
+        assert found is not None
+        assert any(unchecked in note for note in found.notes) is is_told
+
+
+def test_what_the_command_needs_is_told_before_anything_is_encoded(
+    drawn: list[np.ndarray], folder: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    real, made = folder("real", drawn[:24]), folder("made", drawn[24:48])
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", "--real", str(real), "--generated", str(made), "--out", str(real.parent / "out")])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("pip install 'wbc-diffusers[evaluate]'.")
 
 
 def test_the_command_tells_in_a_line(drawn: list[np.ndarray], folder: Write, capsys: pytest.CaptureFixture) -> None:

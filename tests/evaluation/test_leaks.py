@@ -8,6 +8,7 @@ import imagehash
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.fft import idctn
 
 from wbc_diffusers.data.manifest import build_manifest
 from wbc_diffusers.evaluation.images import read_set
@@ -61,6 +62,20 @@ def test_training_images_among_the_real_ones_are_found_turned_too(cells: Cells, 
     assert [path.name for path in found.exact] == ["0001.png"]
     assert [path.name for path in found.near] == ["0000.png"]
     assert "0001" not in found.in_words
+
+
+def test_where_the_files_are_there_a_hash_alone_is_no_copy(cells: Cells, folder: Write) -> None:
+    rng = np.random.default_rng(0)
+    signs, strengths = rng.permutation(np.repeat([-1.0, 1.0], 32)).reshape(8, 8), 12 ** rng.random((2, 8, 8))
+    # The bits of the hash are the signs of the low frequencies, which these two share; what they show is different.
+    spectra = np.zeros((2, 48, 48))
+    spectra[:, :8, :8] = signs * strengths
+    alike = [idctn(spectrum, norm="ortho") for spectrum in spectra]
+    drawn = [np.repeat((128 + 35 * each / each.std())[..., None], 3, axis=2).clip(0, 255) for each in alike]
+    first, second = ([each, *(cells[i] for i in range(k, k + 20))] for each, k in zip(drawn, (0, 50), strict=True))
+    real, train = read_set(folder("real", first), "real"), read_set(folder("train", second), "training")
+    assert [path.name for path in find_leaks(real, manifest_of([second[0].astype(np.uint8)])).near] == ["0000.png"]
+    assert find_shared(real, train).paths == ()
 
 
 def test_a_manifest_is_read_from_its_model_or_its_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`wbc evaluate`: generated cells judged against real ones."""
 
 import os
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
 ) -> None:
     """Judge generated cells; under `accelerate launch -m wbc_diffusers evaluate ...` every device encodes images."""
+    if find_spec("sklearn") is None:
+        raise ValueError("There is no scikit-learn, which the probe needs: pip install 'wbc-diffusers[evaluate]'.")
+
     from wbc_diffusers.data.sources import shown
     from wbc_diffusers.evaluation.encoders import INCEPTION
     from wbc_diffusers.evaluation.evaluate import PAGE_NAME

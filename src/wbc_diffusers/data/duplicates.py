@@ -94,6 +94,34 @@ def find_duplicates(
     return [pairs[key] for key in sorted(pairs)]
 
 
+def copied_among(
+    images: NDArray[np.uint8],
+    known: NDArray[np.uint8],
+    hash_distance: int = HASH_DISTANCE,
+    mean_difference: float = MEAN_DIFFERENCE,
+) -> NDArray[np.bool_]:
+    """Say of each image whether it is a copy of a known one, exact or near, as `find_duplicates` would.
+
+    Args:
+        images: Thumbnails, uint8 (N, 32, 32).
+        known: Thumbnails of the known images, uint8 (M, 32, 32).
+        hash_distance: Most bits of 64 that may differ.
+        mean_difference: Largest mean absolute difference of the thumbnails, in levels of 255.
+
+    Returns:
+        bool (N,).
+    """
+    thumbnails = np.concatenate([images, known])
+    hashes = np.stack([oriented_hashes(each) for each in thumbnails])
+    copied = np.zeros(len(images), bool)
+    for place in range(len(images)):
+        bits = np.bitwise_count(hashes[place, :, None] ^ hashes[None, len(images) :, 0]).min(axis=0)
+        near = np.nonzero(bits <= hash_distance)[0] + len(images)
+        pairs = np.stack([near, np.full_like(near, place)], axis=1)
+        copied[place] = bool((compare(pairs, hashes, thumbnails, hash_distance)[0] <= mean_difference).any())
+    return copied
+
+
 def candidates(hashes: NDArray[np.uint64], hash_distance: int) -> NDArray[np.int64]:
     """Give the pairs (M, 2), first < second, whose hashes (N, 8) differ by few bits in one of the flips and turns."""
     count = len(hashes)

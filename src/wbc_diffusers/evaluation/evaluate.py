@@ -27,7 +27,8 @@ from wbc_diffusers.evaluation.images import (
 from wbc_diffusers.evaluation.leaks import Leaks, find_leaks, find_shared, known_images, read_manifest
 from wbc_diffusers.evaluation.record import write_record
 from wbc_diffusers.evaluation.report import write_report
-from wbc_diffusers.generation import process_state
+from wbc_diffusers.generation import process_state, settings_of
+from wbc_diffusers.sampling import check_maker
 
 JSON_NAME, PAGE_NAME = "evaluation.json", "index.html"
 
@@ -66,6 +67,7 @@ def evaluate(plan: Plan, out: Path, say: Say = _nothing) -> Evaluation | None:
         OSError: If the folder cannot be made.
         LeakError: If the model was trained on images of the real set, and that is not allowed.
         EncoderError: If an encoder cannot be had.
+        ValueError: If another model made the generated images than the one that is named.
     """
     state = process_state()
     if not state.is_main_process:
@@ -89,6 +91,7 @@ def _find(plan: Plan, state: PartialState, say: Say) -> Evaluation | None:
     say("reading images")
     real, generated, train = _read_sets(plan)
     manifest = None if plan.model is None else read_manifest(plan.model)
+    is_checked = _check_model(plan)
     leaks = _look_for_leaks(plan, manifest, real, train)
     sets = [each for each in (real, generated, train) if each is not None]
     processing = same_processing(sets, plan.size, plan.share)
@@ -122,7 +125,7 @@ def _find(plan: Plan, state: PartialState, say: Say) -> Evaluation | None:
         *_notes_on_sets(sets),
         *_notes_on_distances(sets, comparisons, has_floor),
         *_notes_on_copies(train, leaks, int(held_out.sum())),
-        *_notes_on_model(manifest, train),
+        *_notes_on_model(manifest, train, is_checked),
     ]
     return Evaluation(plan, real, generated, train, processing, comparisons, by_eye, copying, leaks, notes)
 
@@ -135,6 +138,15 @@ def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     if train is not None and set(train.pixel_hashes) == set(generated.pixel_hashes):
         raise ImageSetError("The training images and the generated ones are the same: give those of the training.")
     return real, generated, train
+
+
+def _check_model(plan: Plan) -> bool:
+    """Raise ValueError if another model made the generated images; False where nobody can say which did."""
+    settings = settings_of(plan.generated)
+    if plan.model is None or not (plan.model / "model_index.json").is_file() or settings is None:
+        return False
+    check_maker(plan.model, plan.generated, settings)
+    return True
 
 
 def _look_for_leaks(
@@ -204,16 +216,21 @@ def _notes_on_copies(train: ImageSet | None, leaks: dict[str, Leaks], held_out: 
     return notes + [f"{whose}: {each.in_words}" for whose, each in leaks.items()]
 
 
-def _notes_on_model(manifest: Mapping[str, Any] | None, train: ImageSet | None) -> list[str]:
+def _notes_on_model(manifest: Mapping[str, Any] | None, train: ImageSet | None, is_checked: bool) -> list[str]:
     """What the manifest says of the images that were given as those of the training, or that nobody asked it."""
     if manifest is None:
         return ["Whether the model was trained on the real images was not looked up: that needs it, given by --model."]
-    if train is None:
-        return []
-    known, given = known_images(manifest), set(train.pixel_hashes)
-    if known == given:
-        return []
-    return [
-        f"{len(known & given)} of the {len(known)} images that the model was trained on, with the models that it was "
-        f"made from, are among the {len(given)} training images, and copies were looked for in these."
-    ]
+    notes = []
+    if not is_checked:
+        notes.append(
+            "That the generated images are those of the model could not be checked: that needs its folder, with the "
+            "weights, and images that `wbc generate` made."
+        )
+    if train is not None:
+        known, given = known_images(manifest), set(train.pixel_hashes)
+        if known != given:
+            notes.append(
+                f"{len(known & given)} of the {len(known)} images that the model was trained on, with the models that "
+                f"it was made from, are among the {len(given)} training images, and copies were looked for in these."
+            )
+    return notes

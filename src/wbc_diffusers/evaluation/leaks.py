@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wbc_diffusers.data.duplicates import oriented_hashes, perceptual_hash, thumbnail
+from wbc_diffusers.data.duplicates import copied_among, oriented_hashes, thumbnail
 from wbc_diffusers.data.manifest import MANIFEST_NAME, check_manifest
 from wbc_diffusers.evaluation.images import ImageSet, load
 
@@ -29,9 +29,9 @@ class Leaks:
 
     Attributes:
         exact: Files whose pixels are those of a training image.
-        near: Further files whose perceptual hash is as good as one's.
-        known: Training images that the manifest and its parents know.
-        hashed: How many of them it knows the perceptual hash of; near copies of others can't be found.
+        near: Further files that look like one: to its perceptual hash, or, where its file is there, by its thumbnail.
+        known: Training images that are known, to the manifest and its parents or by their files.
+        hashed: How many of them there is a perceptual hash of; near copies of others can't be found.
     """
 
     exact: tuple[Path, ...]
@@ -96,8 +96,15 @@ def find_leaks_among(
     manifest: Mapping[str, Any],
 ) -> Leaks:
     """The same of images that are no set to evaluate: their names, the hashes of their pixels, and each by number."""
-    nearly = {int(each, 16) for each in _all(manifest, "image_perceptual_hash")}
-    return _found(names, pixel_hashes, image_of, known_images(manifest), nearly)
+    known = known_images(manifest)
+    hashes = np.array(sorted({int(each, 16) for each in _all(manifest, "image_perceptual_hash")}), np.uint64)
+    exact, near = [], []
+    for i, (path, pixel_hash) in enumerate(zip(names, pixel_hashes, strict=True)):
+        if pixel_hash in known:
+            exact.append(path)
+        elif len(hashes) and _least_bits(oriented_hashes(thumbnail(image_of(i))), hashes) <= NEAR_BITS:
+            near.append(path)
+    return Leaks(tuple(exact), tuple(near), len(known), len(hashes))
 
 
 def known_images(manifest: Mapping[str, Any]) -> set[str]:
@@ -106,27 +113,14 @@ def known_images(manifest: Mapping[str, Any]) -> set[str]:
 
 
 def find_shared(images: ImageSet, training: ImageSet) -> Leaks:
-    """Find the images that are training images, by the files of these."""
-    nearly = {int(perceptual_hash(load(path).image), 16) for path in training.paths}
-    of = images.paths
-    return _found(of, images.pixel_hashes, lambda i: load(of[i]).image, set(training.pixel_hashes), nearly)
-
-
-def _found(
-    names: Sequence[Path],
-    pixel_hashes: Sequence[str],
-    image_of: Callable[[int], Image.Image],
-    exactly: set[str],
-    nearly: set[int],
-) -> Leaks:
-    hashes = np.array(sorted(nearly), np.uint64)
-    exact, near = [], []
-    for i, (path, pixel_hash) in enumerate(zip(names, pixel_hashes, strict=True)):
-        if pixel_hash in exactly:
-            exact.append(path)
-        elif len(hashes) and _least_bits(oriented_hashes(thumbnail(image_of(i))), hashes) <= NEAR_BITS:
-            near.append(path)
-    return Leaks(tuple(exact), tuple(near), len(exactly), len(hashes))
+    """Find the images that are training images, by the files of these: near copies as `find_duplicates` does."""
+    known = set(training.pixel_hashes)
+    exact = np.array([each in known for each in images.pixel_hashes])
+    small, small_known = (np.stack([thumbnail(load(path).image) for path in each.paths]) for each in (images, training))
+    near = copied_among(small, small_known) & ~exact
+    places = (np.nonzero(each)[0] for each in (exact, near))
+    found, alike = (tuple(images.paths[i] for i in each) for each in places)
+    return Leaks(found, alike, len(known), len(known))
 
 
 def _all(manifest: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -20,8 +20,9 @@ from wbc_diffusers.training.task import Task
 _NUMBERS = re.compile(r"\[[\s\d.,eE+-]+\]")
 _PBC = "PBC, Acevedo et al. 2020, doi 10.17632/snkd93bnjr.1"
 _TRIED_ON = {"ours-64": _PBC, "ours-gan-64": _PBC}
-_NOTES = """Of this configuration no weights are published, and nothing was measured of it. What models of these recipes
-showed on real cells is in docs/results.md and docs/gan.md of wbc-diffusers."""
+_NOTES = "Of this configuration no weights are published, and nothing was measured of it."
+_SHOWN = "What models of this recipe showed on real cells is in docs/results.md and docs/gan.md of wbc-diffusers."
+_NEVER_TRAINED = "No model of this recipe was trained to its end by wbc-diffusers."
 
 
 def names() -> list[str]:
@@ -69,7 +70,7 @@ def card_of(name: str, folder: Path) -> str:
         dataset=_TRIED_ON.get(name, "your own") if ours else "your own; the thesis's, of CellaVision, is not public",
         dataset_licence="CC BY 4.0" if name in _TRIED_ON else "that of your data",
         base_model=_base(recipe) if recipe.fine_tuning else None,
-        notes=_NOTES,
+        notes=f"{_NOTES} {_SHOWN if name in _TRIED_ON else _NEVER_TRAINED}",
     )
     return build_card(folder, said=said).content
 

@@ -20,8 +20,7 @@ from wbc_diffusers.data.manifest import MANIFEST_NAME, public_name
 from wbc_diffusers.data.split import SPLITS, groups_on_two_sides
 from wbc_diffusers.evaluation.leaks import find_leaks_among, known_images, read_manifest
 from wbc_diffusers.generation import settings_of
-from wbc_diffusers.pipelines import load_pipeline
-from wbc_diffusers.sampling import has_made
+from wbc_diffusers.sampling import check_maker
 from wbc_diffusers.study.config import Arm, GeneratedSet, StudyConfig
 from wbc_diffusers.training.files import file_sha256
 from wbc_diffusers.training.recipe import ClassifierRecipe
@@ -205,11 +204,7 @@ def _check_set(
     settings = settings_of(Path(each.folder))
     if settings is None:
         raise ValueError(f"{each.folder} is no folder of `wbc generate`, so nobody can say which model made it.")
-    if not has_made(load_pipeline(each.model), settings):
-        raise ValueError(
-            f"The images in {each.folder} were made by another model than {each.model} is now: name that one, whose "
-            "manifest tells what it was trained on, or generate them anew."
-        )
+    check_maker(Path(each.model), Path(each.folder), settings)
     manifest, near, unhashed = read_manifest(Path(each.model)), {}, 0
     for split, data in judges.items():
         images = partial(_image, data)

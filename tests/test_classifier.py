@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wbc_diffusers.classifier import Classifier, load_network, new_network, probabilities, read_processor
@@ -129,3 +130,37 @@ def test_the_models_own_scaling_is_read(classifier: Classifier, tmp_path: Path) 
     (tmp_path / "preprocessor_config.json").unlink()
     assert read_processor(str(tmp_path)) == {}
     assert "image_mean" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_whether_a_model_tells_its_scaling_must_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "models--somebody--cells"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match=r"How somebody/cells wants its images scaled can't be read .*image_mean"):
+        read_processor("somebody/cells")  # nobody answers
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / ".no_exist" / ("0" * 40)).mkdir(parents=True)
+    (cached / ".no_exist" / ("0" * 40) / "preprocessor_config.json").touch()
+    assert read_processor("somebody/cells") == {}  # the hub has said before that there is none
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(OSError, match="can't be read"):
+        read_processor(str(tmp_path / "broken"))
+
+
+def test_layers_whose_weights_do_not_fit_are_not_left_random(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path)
+    with pytest.raises(ValueError, match=r"not those of the model: \d+ of its tensors, such as mobilenet_v2"):
+        load_network(str(tmp_path), NAMES, depth_multiplier=0.35)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    head = {name: tensors.pop(name) for name in ("classifier.weight", "classifier.bias")}
+    save_file(tensors, file, {"format": "pt"})
+    assert load_network(str(tmp_path), ["normal", "grade 1", "grade 2"]).classifier.weight.shape[0] == 3
+    with pytest.raises(ValueError, match=r"2 of its tensors, such as classifier\.bias"):
+        Classifier.from_pretrained(tmp_path)
+    removed = next(name for name in tensors if name.endswith("convolution.weight"))
+    del tensors[removed]
+    save_file({**tensors, **head}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"1 of its tensors, such as {removed}"):
+        load_network(str(tmp_path), NAMES)

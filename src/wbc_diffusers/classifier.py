@@ -92,7 +92,8 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
 
     Raises:
         OSError: If it cannot be had.
-        ValueError: If the configuration has no such option.
+        ValueError: If the configuration has no such option, or the weights are not those of all layers but a new last
+            one.
     """
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -106,11 +107,12 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
     if class_names is not None:
         _name_classes(config, class_names)
     try:
-        network = AutoModelForImageClassification.from_pretrained(
-            pretrained, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+        network, loading = AutoModelForImageClassification.from_pretrained(
+            pretrained, config=config, ignore_mismatched_sizes=True, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         raise _unavailable(pretrained, error) from error
+    _check_loaded(network, loading, pretrained, is_new_head=class_names is not None)
     if class_names is not None and before != list(class_names) and len(before) == len(class_names):
         _head(network).reset_parameters()  # it fits, but means other classes
     return _with_torch_momentum(network)
@@ -119,6 +121,21 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
 def _head(network: Any) -> Any:
     """The last linear layer."""
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def _check_loaded(network: Any, loading: dict[str, Any], pretrained: str, *, is_new_head: bool) -> None:
+    """Raise ValueError if parts of a network got random weights, which transformers only logs; a new head may."""
+    random = {key if isinstance(key, str) else key[0] for key in loading["missing_keys"]}
+    random |= {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
+    if is_new_head:
+        of_head = {id(parameter) for parameter in _head(network).parameters()}
+        random -= {name for name, parameter in network.named_parameters() if id(parameter) in of_head}
+    if random:
+        raise ValueError(
+            f"The weights of {pretrained} are not those of the model: {len(random)} of its tensors, such as "
+            f"{min(random)}, are missing or of another shape, and would be random. Leave out options of its "
+            "configuration that change its layers, or give pretrained null to train from random weights."
+        )
 
 
 def _unavailable(pretrained: str, error: Exception) -> OSError:
@@ -146,14 +163,42 @@ def new_network(class_names: Sequence[str], **options: Any) -> Any:
 
 
 def read_processor(pretrained: str) -> dict[str, Any]:
-    """What a model's preprocessor configuration says, empty where it has none."""
+    """What a model's preprocessor configuration says, empty where it has none.
+
+    Raises:
+        OSError: If nobody can say whether it has one, as where the hub does not answer, or it can't be read.
+    """
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
         found, _ = ImageProcessingMixin.get_image_processor_dict(pretrained)
-    except OSError:
-        return {}
+    except OSError as error:
+        if _has_no_processor(pretrained):
+            return {}
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise OSError(
+            f"How {pretrained} wants its images scaled can't be read ({reason}): try again, or say it by the recipe's "
+            "image_mean and image_std."
+        ) from error
     return dict(found)
+
+
+def _has_no_processor(pretrained: str) -> bool:
+    """Whether it is known that a model, whose configuration could not be read, has none."""
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if Path(pretrained).is_dir():
+        return not (Path(pretrained) / PREPROCESSOR_NAME).exists()
+    try:
+        hf_hub_download(pretrained, PREPROCESSOR_NAME)
+    except LocalEntryNotFoundError:  # the hub did not answer, but may have said so before
+        return try_to_load_from_cache(pretrained, PREPROCESSOR_NAME) is _CACHED_NO_EXIST
+    except EntryNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _check_options(config: Any, options: dict[str, Any], name: str) -> None:

@@ -362,12 +362,21 @@ def test_a_background_is_brought_to_the_wanted_colour(tmp_path: Path) -> None:
         ({"sample_images": 8}, "can't have sample_images 8"),
         ({"push_to_hub": True, "hub_model_id": "a/b"}, "can't have push_to_hub"),
         ({"mixup_alpha": 0.0}, "must be above 0"),
+        ({"oversample": True, "class_weights": True}, "make up for rare classes twice"),
         ({"oversampled": True}, "Did you mean oversample"),
     ],
 )
 def test_a_recipe_that_means_nothing_is_refused_with_what_would(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         recipe(**changes)
+
+
+def test_weights_are_not_chosen_by_a_validation_without_one_of_the_classes(data: Path, tmp_path: Path) -> None:
+    sizes = {"validation": [10, 0]}
+    with pytest.raises(ValueError, match=r"no validation image of class hypersegmentation.*validation_images 0"):
+        train_classifier(recipe(sizes=sizes), str(data), tmp_path / "run")
+    train_classifier(recipe(sizes=sizes, validation_images=0, max_train_steps=2), str(data), tmp_path / "last")
+    assert (tmp_path / "last" / "model.safetensors").is_file()
 
 
 def test_the_command_trains_one_and_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ class ClassifierTask(Task):
 
     Raises:
         OSError: If the pretrained model cannot be had.
-        ValueError: If the model has no such options.
+        ValueError: If the model has no such options, or its weights do not fit them.
     """
 
     last_file = "config.json"
@@ -50,7 +50,9 @@ class ClassifierTask(Task):
         processor: dict[str, Any] = {}
         if recipe.pretrained:
             network = load_network(recipe.pretrained, self.class_names, **recipe.model)
-            processor, self.parent_manifest = read_processor(recipe.pretrained), _manifest_of(recipe.pretrained)
+            self.parent_manifest = _manifest_of(recipe.pretrained)
+            if recipe.image_mean is None or recipe.image_std is None:
+                processor = read_processor(recipe.pretrained)
         else:
             network = new_network(self.class_names, **recipe.model)
         mean = recipe.image_mean or processor.get("image_mean") or IMAGENET_MEAN
@@ -72,9 +74,14 @@ class ClassifierTask(Task):
 
         recipe = self.recipe
         real = load_real(recipe, source, split)
-        if split != "train":
-            return real
         counts = np.bincount(class_numbers(real, self.classes), minlength=recipe.num_classes)
+        if split != "train":
+            if not counts.all():
+                raise ValueError(
+                    f"There is no {split} image of class {self.class_names[int(np.argmin(counts))]}, and the weights "
+                    "are chosen by all classes: split the images anew, or set validation_images 0 to publish the last."
+                )
+            return real
         synthetic, told = load_synthetic(recipe, real, counts)
         parts = [each for each in (real if recipe.real_images else None, synthetic) if each is not None]
         data = datasets.concatenate_datasets(parts)

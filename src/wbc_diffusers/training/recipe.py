@@ -284,6 +284,11 @@ class ClassifierRecipe(Recipe):
                 f"The recipe's rand_augment is {list(self.rand_augment)}; it must be a number of operations above 0, "
                 "and a magnitude from 0 to 30."
             )
+        if self.oversample and self.class_weights:
+            raise ValueError(
+                "The recipe has both oversample and class_weights, which would make up for rare classes twice: leave "
+                "one out."
+            )
         if self.validation_images:
             raise ValueError(
                 f"A classifier's recipe can't have validation_images {self.validation_images}, among which may be none "

@@ -8,6 +8,8 @@ import numpy as np
 
 from wbc_diffusers.data.images import write_png
 from wbc_diffusers.data.origin import TRAINED
+from wbc_diffusers.study.config import StudyConfig
+from wbc_diffusers.study.runs import Run, all_runs
 
 SIDE = 16
 LEVELS = {("none", 0): 70, ("hypersegmentation", 1): 140, ("hypersegmentation", 2): 190}
@@ -51,3 +53,8 @@ def write_splits(folder: Path, grades: tuple[int, ...] = (2,)) -> Path:
         counts = {("none", 0): round(40 * share), **{("hypersegmentation", g): round(12 * share) for g in grades}}
         write_cells(folder / split, counts, 1000 * (first + 1))
     return folder
+
+
+def run_of(config: StudyConfig, arm: str) -> Run:
+    """The first run of an arm."""
+    return next(run for run in all_runs(config) if run.arm.name == arm)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.shaded import SIDE, SMALL, write_splits
+from tests.shaded import SIDE, SMALL, run_of, write_splits
 from wbc_diffusers.generation import generate
-from wbc_diffusers.study.config import StudyConfig
+from wbc_diffusers.study import workers
+from wbc_diffusers.study.config import StudyConfig, folder_of
+from wbc_diffusers.study.images import fingerprints, load_images
 from wbc_diffusers.training.ddim import train_ddim
 from wbc_diffusers.training.recipe import DDIMRecipe
 
@@ -57,3 +59,17 @@ def study(place: Path) -> Callable[..., StudyConfig]:
         return StudyConfig.from_dict({**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[StudyConfig, str], Path]:
+    """Give what does a run of an arm in this process, in place of one of the pool: its folder."""
+
+    def begin(config: StudyConfig, arm: str) -> Path:
+        here = {"out": tmp_path / "out", "cells": fingerprints(config), "images": load_images(config)}
+        monkeypatch.setattr(workers, "_here", {"config": config, **here})
+        run = run_of(config, arm)
+        workers._do(run)
+        return folder_of(run.arm, run.seed, tmp_path / "out" / "runs")
+
+    return begin

@@ -1,24 +1,21 @@
-"""The trainings of a study: what a run writes, when it counts as done, and what it goes on with."""
+"""The trainings of a study: their order, when one counts as done, and what it goes on with."""
 
-import contextlib
-import csv
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from wbc_diffusers.study import runs
+from tests.shaded import run_of
+from wbc_diffusers.study import workers
 from wbc_diffusers.study.config import StudyConfig, folder_of
-from wbc_diffusers.study.images import fingerprints, load_images
+from wbc_diffusers.study.images import fingerprints
 from wbc_diffusers.study.predictions import Predictions
-from wbc_diffusers.study.runs import Run, all_runs, in_words, is_done
+from wbc_diffusers.study.runs import all_runs, is_done
 from wbc_diffusers.training.classifier import train_classifier
 
 Study = Callable[..., StudyConfig]
@@ -28,77 +25,8 @@ PRETRAINED = {"first": {"real_images": False, "synthetic_ratio": [0.5, 2.0]}}
 ARMS: dict[str, Any] = {"pre": PRETRAINED, "real": None, "with": {"synthetic_ratio": [0.0, 2.0]}}
 
 
-@pytest.fixture
-def do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Do:
-    """Give what does a run of an arm in this process, in place of one of the pool: its folder."""
-
-    def begin(config: StudyConfig, arm: str) -> Path:
-        here = {"out": tmp_path / "out", "cells": fingerprints(config), "images": load_images(config)}
-        monkeypatch.setattr(runs, "_here", {"config": config, **here})
-        run = run_of(config, arm)
-        runs._do(run)
-        return folder_of(run.arm, run.seed, tmp_path / "out" / "runs")
-
-    return begin
-
-
-def run_of(config: StudyConfig, arm: str) -> Run:
-    return next(run for run in all_runs(config) if run.arm.name == arm)
-
-
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
-
-
-# -- what a run writes -----------------------------------------------------------------------------------------------
-
-
-def test_predictions_are_what_transformers_says_of_the_files_with_their_labels_and_groups(
-    study: Study, place: Path, do: Do
-) -> None:
-    from transformers import pipeline
-
-    folder = do(study(), "real")
-    ask = pipeline("image-classification", model=str(folder))
-    with (place / "data" / "test" / "metadata.csv").open(newline="") as file:
-        rows = {row["file_name"]: row for row in csv.DictReader(file)}
-    test = Predictions.load(folder / "test.npz")
-    names = [Path(name.split(" ")[0]).name for name in test.names]
-    assert len(set(names)) == 26
-    for name, label, group, own in zip(names, test.labels, test.groups, test.probabilities, strict=True):
-        assert label == (rows[name]["abnormality"] == "hypersegmentation")
-        assert group == rows[name]["group"]
-        told = {each["label"]: each["score"] for each in ask(Image.open(place / "data" / "test" / name))}
-        assert own.tolist() == pytest.approx([told["normal"], told["hypersegmentation"]], abs=1e-5)
-    swap = Predictions.load(folder / "swap.npz")
-    assert np.bincount(swap.labels).tolist() == [8, 8]
-    assert len(Predictions.load(folder / "validation.npz").labels) == 14
-
-
-def test_judging_images_are_brought_to_the_background_of_the_recipe(study: Study, do: Do) -> None:
-    config = study()
-    folder = do(config, "real")
-    recipe = config.recipes(run_of(config, "real").arm, 0, folder)[0]
-    with pytest.raises(ValueError, match="has no bright background to normalise"):  # which shaded cells don't have
-        runs.judge(folder, replace(recipe, background=(240.0, 235.0, 230.0)), load_images(config))
-
-
-def test_a_run_tells_what_it_was_trained_on_and_leaves_no_checkpoints(study: Study, do: Do) -> None:
-    folder = do(study(arms=ARMS), "pre")
-    told = json.loads((folder / "run.json").read_text())
-    assert (told["arm"], told["seed"], len(told["recipes"])) == ("pre", 0, 2)
-    assert [sum(stage["real_images"].values()) for stage in told["trained_on"]] == [0, 26]
-    for name in ("seed-0", "seed-0-first"):
-        there = {path.name for path in (folder.parent / name).iterdir()}
-        assert {"config.json", "model.safetensors", "training_manifest.json", "recipe.yaml", "log.jsonl"} <= there
-        assert not there & {"checkpoints", "best"}
-    first, second = ((folder.parent / name / "training_manifest.json") for name in ("seed-0-first", "seed-0"))
-    parents = json.loads(second.read_text())["parents"]
-    assert [parent["training"] for parent in parents] == [json.loads(first.read_text())["training"]]
-
-
-def test_the_speed_is_known_also_where_the_first_arm_starts_from_a_training_of_its_own(study: Study) -> None:
-    assert runs._time_updates(study(arms=ARMS)) > 0
 
 
 # -- the order of runs -----------------------------------------------------------------------------------------------
@@ -110,13 +38,6 @@ def test_runs_go_seed_by_seed_and_those_with_a_filter_after_all_judges(study: St
     assert [run.in_words for run in all_runs(config)] == [
         f"{arm}, seed {seed}" for arms in (("real", "focal"), ("kept",)) for seed in (3, 1) for arm in arms
     ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 min"), (3569, "59 min"), (3571, "1 h 00 min"), (7500, "2 h 05 min")]
-)
-def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
 
 
 # -- what is done, and what is not -----------------------------------------------------------------------------------
@@ -175,42 +96,6 @@ def test_where_groups_were_corrected_a_run_judges_again(study: Study, do: Do, tm
     assert not is_done(study(), run_of(study(), "real"), tmp_path / "out", {**fingerprints(study()), "judges": "other"})
 
 
-def test_what_was_begun_by_a_shorter_schedule_is_not_gone_on_with(study: Study, do: Do, tmp_path: Path) -> None:
-    folder = do(study(), "real")
-    begun = json.loads((folder.parent / "seed-0.begun.json").read_text())
-    assert [recipe["max_train_steps"] for recipe in begun["recipes"]] == [4]
-    runs._begin(folder, begun, [folder])
-    assert weights(folder)
-    begun["recipes"][0]["max_train_steps"] = 6
-    runs._begin(folder, begun, [folder])
-    assert not folder.exists()
-
-
-def test_a_training_that_fails_is_told_and_the_others_are_done(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, said = study(arms=ARMS), list[str]()
-
-    class Here:
-        """The pool, in this process."""
-
-        def map(self, function: Any, items: Any) -> Any:
-            return [1.0 for _ in items]
-
-        def submit(self, function: Any, run: Run) -> Any:
-            future: Future[float] = Future()
-            if run.in_words == "real, seed 0":
-                future.set_exception(ValueError("The loss is not a number."))
-            else:
-                future.set_result(0.5)
-            return future
-
-    monkeypatch.setattr(runs, "_pool", lambda *arguments: contextlib.nullcontext(Here()))
-    with pytest.raises(ValueError, match=r"1 of 6 trainings failed, such as real, seed 0: The loss is not a n"):
-        runs.do_runs(config, all_runs(config), tmp_path, {}, 1, said.append)
-    assert sum(" recall 0.500 " in line for line in said) == 5
-
-
 def test_a_run_whose_judge_is_trained_otherwise_is_none_of_this_study(study: Study, do: Do, tmp_path: Path) -> None:
     anything = {"confidence": 0.0, "similarity": None}
     kept = {"synthetic_ratio": [0.0, 1.0], "filtered_by": "real", "synthetic_filter": anything}
@@ -241,7 +126,7 @@ def test_where_other_cells_are_held_out_a_run_judges_again_and_is_not_trained(
     for fewer in (study(swap_images=3), study(swap_images=0)):
         assert not is_done(fewer, run_of(fewer, arm), tmp_path / "out", fingerprints(fewer))
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "train_classifier", None)
+            patch.setattr(workers, "train_classifier", None)
             do(fewer, arm)
         assert is_done(fewer, run_of(fewer, arm), tmp_path / "out", fingerprints(fewer))
         np.testing.assert_array_equal(Predictions.load(folder / "test.npz").probabilities, before)

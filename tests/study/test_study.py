@@ -21,9 +21,9 @@ from PIL import Image
 
 from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.predictions import Predictions
-from wbc_diffusers.study.runs import StudyStoppedError
 from wbc_diffusers.study.study import run_study
 from wbc_diffusers.study.words import findings
+from wbc_diffusers.study.workers import StudyStoppedError
 
 Study = Callable[..., StudyConfig]
 pytestmark = pytest.mark.slow

@@ -14,9 +14,10 @@ from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.figures import draw_figures
 from wbc_diffusers.study.images import check_images, fingerprints
 from wbc_diffusers.study.results import ArmRuns, build_record, read_runs
-from wbc_diffusers.study.runs import do_runs, runs_left
+from wbc_diffusers.study.runs import runs_left
 from wbc_diffusers.study.tables import headers, points, rows, swap_in_words
 from wbc_diffusers.study.words import findings
+from wbc_diffusers.study.workers import do_runs
 from wbc_diffusers.training.files import write_whole
 from wbc_diffusers.training.output import LOCK_NAME, only_run
 

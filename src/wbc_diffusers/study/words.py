@@ -35,7 +35,7 @@ def findings(record: Mapping[str, Any]) -> list[str]:
         told.append(f"The study decides by {primary}, which was named before; the other arms are looked at beside it.")
     synthetic = sorted((arm for arm in arms if arm["synthetic"]), key=lambda arm: arm["name"] != primary)
     told += [_verdict(arm, primary, enough=enough) for arm in synthetic]
-    told += _swap_findings(synthetic, {arm["name"]: arm for arm in arms})
+    told += _swap_findings(synthetic, {arm["name"]: arm for arm in record["arms"]})
     told += _generator_findings(record)
     for dose in (record["dose"] or {}).get("doses", []) if enough else []:
         worth = dose["worth"]

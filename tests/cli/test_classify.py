@@ -66,6 +66,16 @@ def test_options_take_the_place_of_what_the_file_says(file: Path, given: dict[st
     assert config.generated == [{"folder": "a", "model": "b"}, {"folder": "c", "model": "d=e"}]
 
 
+def test_folders_of_synthetic_cells_may_have_an_equals_sign(
+    file: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1e-4" / "cells").mkdir(parents=True)
+    options = ["--generated", "lr=1e-4/cells=lr=1e-4/model"]
+    assert call("--config", file, "--out", tmp_path / "out", *options) == 0
+    assert given["config"].generated == [{"folder": "lr=1e-4/cells", "model": "lr=1e-4/model"}]
+
+
 def test_a_study_of_the_shelf_goes_by_its_name(given: dict[str, Any], tmp_path: Path) -> None:
     assert call("--config", "thesis-hypersegmentation", "--out", tmp_path / "out", "--scale", "0.01") == 0
     assert given["config"].name == "thesis-hypersegmentation"

@@ -251,6 +251,17 @@ def test_without_a_validation_split_the_last_weights_are_published(data: Path, t
     assert_equal(weights(output), {k: v.contiguous() for k, v in last.items()})
 
 
+def test_the_best_of_a_run_that_was_cut_off_early_is_not_published_by_the_next_one(data: Path, tmp_path: Path) -> None:
+    train_classifier(recipe(seed=1), str(data), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "config.json").unlink()  # now it is what a kill before the first checkpoint leaves
+    last = recipe(validation_images=0)
+    assert train_classifier(last, str(data), tmp_path / "run", resume="latest")
+    assert train_classifier(last, str(data), tmp_path / "new")
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "new"))
+    assert not (tmp_path / "run" / "best").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_resumed_run_ends_with_the_same_weights(data: Path, whole: Path, step: int, tmp_path: Path) -> None:

@@ -104,6 +104,20 @@ def test_validation_images_are_drawn_since_cells_of_a_kind_lie_together(small: A
     assert shown(9) == whole
 
 
+def test_a_validation_holds_no_more_images_at_once_than_an_update_does(small: Any, cells: Path) -> None:
+    whole, shared = (
+        list(
+            feed_of(
+                small(train_batch_size=4, gradient_accumulation_steps=n, validation_images=8), cells
+            ).validation_batches()
+        )
+        for n in (1, 2)
+    )
+    assert {len(batch["image"]) for batch in whole} == {4}
+    assert {len(batch["image"]) for batch in shared} == {2}
+    assert all(torch.equal(torch.cat([b[k] for b in whole]), torch.cat([b[k] for b in shared])) for k in whole[0])
+
+
 def test_validation_images_have_the_same_noise_every_time(small: Any, cells: Path) -> None:
     feed = feed_of(small(validation_images=6), cells, spec=DrawSpec(16, 1000, True, True))
     once, again = list(feed.validation_batches()), list(feed.validation_batches())

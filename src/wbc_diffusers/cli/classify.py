@@ -37,8 +37,11 @@ def classify(
 
 
 def _set_of(text: str) -> dict[str, str]:
-    """Read FOLDER=MODEL."""
-    folder, equals, model = text.partition("=")
-    if not equals or not folder or not model:
+    """Read FOLDER=MODEL, where the names of both may have a = too."""
+    parts = text.split("=")
+    cuts = [("=".join(parts[:i]), "=".join(parts[i:])) for i in range(1, len(parts))]
+    wanted = [(folder, model) for folder, model in cuts if folder and model]
+    if not wanted:
         raise ValueError(f"--generated {text!r}: wanted FOLDER=MODEL, such as synthetic=model")
+    folder, model = next((cut for cut in wanted if Path(cut[0]).is_dir()), wanted[0])
     return {"folder": folder, "model": model}

@@ -36,7 +36,7 @@ def features_of(
         state: The processes among which the images are dealt out; None for this one alone.
     """
     size = batch_size(encoder)
-    subject = f"{encoder.name} {encoder.fingerprint} on {encoder.device} {processing.key} batches of {size}"
+    subject = f"{encoder.name} {encoder.fingerprint} on {encoder.device.type} {processing.key} batches of {size}"
     kept = Cache(cache, subject)
     table = _Table(images.hashes)
     for file_hash, row in kept.get(table.missing()):

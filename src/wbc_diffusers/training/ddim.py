@@ -108,21 +108,20 @@ class DDIMTask(Task):
         figures = {f"validation/signal_rate_{rate:.3f}": float(s) / count for rate, s in zip(rates, sums, strict=True)}
         return {"validation/mean": sum(figures.values()) / len(figures), **figures}
 
-    def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
+    def samples(self, averages: dict[str, nn.Module], count: int, batch_size: int) -> list[Image.Image]:
         """Images of seeds 0, 1, ..., the classes in turn."""
         pipe = WBCDDIMPipeline(unet=averages["unet"], scheduler=self.solver)
         pipe.set_progress_bar_config(disable=True)
         classes = self.unet.config.num_class_embeds
         labels = None if classes is None else torch.arange(count) % classes
-        size = self.recipe.train_batch_size
         images: list[Image.Image] = []
-        for first in range(0, count, size):
-            seeds = range(first, min(first + size, count))
+        for first in range(0, count, batch_size):
+            seeds = range(first, min(first + batch_size, count))
             sheet: Any = pipe(
                 batch_size=len(seeds),
                 num_inference_steps=self.recipe.sample_steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                class_labels=None if labels is None else labels[first : first + size],
+                class_labels=None if labels is None else labels[first : first + batch_size],
                 height=self.recipe.resolution,
                 width=self.recipe.resolution,
             )

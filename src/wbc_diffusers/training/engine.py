@@ -8,16 +8,18 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from wbc_diffusers.data.dataset import Batch, DrawSpec, seed_of
@@ -47,6 +49,8 @@ MAY_CHANGE = {
 CHOOSES_WEIGHTS = {"validate_every", "validation_images"}
 """Those of them that may not where the validation chooses the weights: the choice would be none of either run."""
 
+_PATIENCE = timedelta(hours=4)
+"""How long other processes wait for the main one, which alone prepares the judge, judges, and writes."""
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
@@ -92,9 +96,9 @@ class Trainer:
         if tracker is not None and tracker not in map(str, get_available_trackers()):
             raise ValueError(f"The tracker {tracker} is not installed: pip install {tracker}, or set tracker none.")
         # Statistics of batch norm are not handed round: a model that runs twice in an update would change under it.
-        parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
+        handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=_PATIENCE)]
         self.accelerator = Accelerator(
-            mixed_precision=recipe.mixed_precision, log_with=tracker, project_dir=output, kwargs_handlers=[parallel]
+            mixed_precision=recipe.mixed_precision, log_with=tracker, project_dir=output, kwargs_handlers=handlers
         )
         if recipe.evaluate_every is not None and judge is None and self.accelerator.is_main_process:
             raise ValueError("The recipe's evaluate_every needs a judge, as `wbc train` brings one: set it null.")
@@ -208,11 +212,8 @@ class Trainer:
             OSError: If the pipeline, which is written, can't be published.
         """
         with only_run(self.output) if self.accelerator.is_main_process else contextlib.nullcontext(), self.stop:
-            if self.resumed_from is not None and self.accelerator.is_main_process:
-                for aside in self.checkpoints.set_aside_after(self.resumed_from):
-                    logger.warning(
-                        "The run goes on from %s, so a newer checkpoint is now %s.", self.resumed_from, aside
-                    )
+            if self.accelerator.is_main_process:
+                self._set_aside()
             self._start_trackers()
             if self.accelerator.is_main_process:
                 print(self.feed.in_words(), file=sys.stderr)
@@ -226,6 +227,14 @@ class Trainer:
         if done and self.recipe.push_to_hub and self.hub is not None:
             print(f"Published {self.hub.publish(self.output)}.", file=sys.stderr)
         return done
+
+    def _set_aside(self) -> None:
+        """Take away what earlier runs left in the output that is none of this one's."""
+        if self.resumed_from is None:
+            shutil.rmtree(self.output / BEST_NAME, ignore_errors=True)  # else it might be published as this run's
+            return
+        for aside in self.checkpoints.set_aside_after(self.resumed_from):
+            logger.warning("The run goes on from %s, so a newer checkpoint is now %s.", self.resumed_from, aside)
 
     def _train(self) -> bool:
         """All updates, and what is due between them; False if SIGTERM cut them short."""
@@ -379,7 +388,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             partial = path.with_name(".partial.png")
             with self.stop.cutting_short(), _not_fatal("a sheet of samples"):
-                images = self.task.samples(self._average_models(), self.recipe.sample_images)
+                images = self.task.samples(self._average_models(), self.recipe.sample_images, self.feed.share)
                 sheet = image_grid(images, columns=min(len(images), 8))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 told = {"synthetic": "true", "model": self.output.name, "update": str(self.step)}
@@ -401,7 +410,7 @@ class Trainer:
         verdict: Verdict | None = None
         if self.accelerator.is_main_process and self.judge is not None:
             with self.stop.cutting_short():
-                verdict = self.judge(self.task.samples(self._average_models(), self.judge.count))
+                verdict = self.judge(self.task.samples(self._average_models(), self.judge.count, self.feed.share))
             if verdict is not None:
                 self._log(verdict.figures)
         self._keep_if_best(verdict)

@@ -162,13 +162,12 @@ class Feed:
     def _streamed(self) -> StreamedBatches:
         from datasets.distributed import split_dataset_by_node
 
-        share = self.recipe.train_batch_size // (self.world * self.recipe.gradient_accumulation_steps)
         part = split_dataset_by_node(self.stream, self.rank, self.world)
         return StreamedBatches(
             part,
             self.spec,
             self.recipe.seed,
-            share,
+            self.share,
             self.recipe.shuffle_buffer,
             self.stream_state,
             self.rank,
@@ -184,12 +183,17 @@ class Feed:
             **options,
         )
 
+    @property
+    def share(self) -> int:
+        """Images that this process has in memory at once in an update, and so may have at other times."""
+        return self.recipe.train_batch_size // (self.world * self.recipe.gradient_accumulation_steps)
+
     def validation_batches(self) -> Iterator[Batch]:
         """Some images of the validation split, the same ones with the same noise every time."""
         if self.validation is None:
             return
         keys = [(0, index) for index in self._validated(self.validation)]
-        size = self.recipe.train_batch_size
+        size = self.share
         yield from DataLoader(self.validation, batch_sampler=[keys[i : i + size] for i in range(0, len(keys), size)])
 
     def hashes(self) -> list[str]:

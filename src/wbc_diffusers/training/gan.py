@@ -130,12 +130,12 @@ class GANTask(Task):
             )
         return {**figures, "validation/variety": found}
 
-    def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
+    def samples(self, averages: dict[str, nn.Module], count: int, batch_size: int) -> list[Image.Image]:
         """Images of seeds 0, 1, ..."""
-        pipe, size = WBCGANPipeline(generator=averages["generator"]), self.recipe.train_batch_size
+        pipe = WBCGANPipeline(generator=averages["generator"])
         images: list[Image.Image] = []
-        for first in range(0, count, size):
-            seeds = [torch.Generator().manual_seed(seed) for seed in range(first, min(first + size, count))]
+        for first in range(0, count, batch_size):
+            seeds = [torch.Generator().manual_seed(seed) for seed in range(first, min(first + batch_size, count))]
             made: Any = pipe(batch_size=len(seeds), generator=seeds)
             images += made.images
         return images

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -84,5 +84,6 @@ def only_run(output: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # where the system lets nobody remove an open file
+            (output / LOCK_NAME).unlink()  # before another run can have it
         lock.release()
-        (output / LOCK_NAME).unlink(missing_ok=True)

@@ -81,7 +81,7 @@ class Task(ABC):
     def validate(self, averages: dict[str, nn.Module], batches: Iterator[Batch]) -> dict[str, float]:
         """Figures on validation batches, by name; the same for the same weights."""
 
-    def samples(self, averages: dict[str, nn.Module], count: int) -> list[Image.Image]:
+    def samples(self, averages: dict[str, nn.Module], count: int, batch_size: int) -> list[Image.Image]:
         """Images of the averaged models, of the same seeds each time; a task that makes none has no recipe with any."""
         raise NotImplementedError(f"A {type(self).__name__} makes no images.")
 

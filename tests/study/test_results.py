@@ -275,6 +275,15 @@ def test_a_source_that_the_like_tells_as_well_is_said_to_be_so(record: dict[str,
     assert line.endswith("points (55.6 to 84.4); but oversampled, which never saw one, has +30.0 there.")
 
 
+def test_a_like_may_be_an_arm_of_the_dose(tmp_path: Path) -> None:
+    config = study(arms={**ARMS, "harmful": {**ARMS["harmful"], "sizes": {"train": [50, 20]}}})
+    facts = {"images": {"test": {"normal": NORMALS, "hypersegmentation": ABNORMALS}}, "generators": []}
+    record = build_record(config, read_runs(config, write_runs(config, tmp_path, fooled=0.75)), facts)
+    (harmful,) = (arm for arm in record["arms"] if arm["name"] == "harmful")
+    assert harmful["counterpart"]["name"] == "oversampled, 20 real"
+    assert any(line.startswith("harmful tells cells by their source") for line in findings(record))
+
+
 def test_arms_whose_source_was_not_seen_to_are_named(record: dict[str, Any]) -> None:
     arms = [{**arm, "swap": None} if arm["name"] in ("synthetic", "harmful") else arm for arm in record["arms"]]
     told = "Whether synthetic, harmful tell cells by their source can't be said: no normal synthetic cells were"

@@ -9,7 +9,8 @@ import pytest
 from tests.shaded import SIDE, SMALL, run_of, write_splits
 from wbc_diffusers.generation import generate
 from wbc_diffusers.study import workers
-from wbc_diffusers.study.config import StudyConfig, folder_of
+from wbc_diffusers.study.arms import folder_of
+from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.images import fingerprints, load_images
 from wbc_diffusers.training.ddim import train_ddim
 from wbc_diffusers.training.recipe import DDIMRecipe

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from wbc_diffusers.pages.tables import as_csv, as_markdown, p_value
-from wbc_diffusers.study.config import StudyConfig, folder_of
+from wbc_diffusers.study.arms import folder_of
+from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.figures import draw_figures, recall_chart
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.results import best_without, build_record, read_runs

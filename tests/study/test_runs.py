@@ -12,7 +12,8 @@ import pytest
 
 from tests.shaded import run_of
 from wbc_diffusers.study import workers
-from wbc_diffusers.study.config import StudyConfig, folder_of
+from wbc_diffusers.study.arms import folder_of
+from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.images import fingerprints
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.runs import all_runs, is_done

@@ -1,20 +1,18 @@
 """A study in a YAML file: the images, the arms that are compared, and the seeds of each."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
+from wbc_diffusers.study.arms import OF_ARMS, SET_HERE, Arm, folder_of, read_arms
 from wbc_diffusers.training.fields import check_fields, plain, read_fields, read_mapping
 from wbc_diffusers.training.recipe import ClassifierRecipe
 
 LEAST_SEEDS = 5
 """Below so many trainings of each arm, chance between them can't be told from what the arms do."""
-_OWN_PARTS = {"first", "filtered_by"}
-_SET_HERE = {"kind", "seed", "synthetic", "synthetic_held_out"}
-_OF_ARMS = {"synthetic_filter", "synthetic_ratio"}
 _SHARED = ("abnormality", "grades", "where", "scale", "mixed_precision", "validate_every", "validation_images")
 """Fields that no arm has otherwise: what judges is the same for all, and a process keeps its first precision."""
 
@@ -25,43 +23,6 @@ class GeneratedSet:
 
     folder: str
     model: str
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of training the classifier.
-
-    Attributes:
-        name: As it stands in tables.
-        changes: Fields of the recipe that differ from the study's.
-        first: Fields of a training that comes before, from whose weights this one starts; None for none.
-        filtered_by: The arm whose classifier, of the same seed, judges the synthetic images; None for none.
-        dose: Synthetic abnormal images for each real one, where the arm is a point of the dose-response.
-        more_real: Real abnormal images, where it is a point of the curve that doses are measured against.
-    """
-
-    name: str
-    changes: Mapping[str, Any]
-    first: Mapping[str, Any] | None = None
-    filtered_by: str | None = None
-    dose: float | None = None
-    more_real: int | None = None
-
-    @property
-    def slug(self) -> str:
-        """The name of its folder."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether synthetic images take part."""
-        return any(any(each.get("synthetic_ratio") or []) for each in (self.changes, self.first or {}))
-
-    @property
-    def without(self) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
-        """What it changes beside the synthetic images: its fields, and a first training that has none of them."""
-        fields = {key: value for key, value in self.changes.items() if key not in _OF_ARMS}
-        return fields, None if any((self.first or {}).get("synthetic_ratio") or []) else self.first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +69,7 @@ class StudyConfig:
             raise ValueError(f"The study's seeds are {self.seeds}; they must be different whole numbers.")
         if self.replicates < 100 or self.swap_images < 0:
             raise ValueError("The study needs replicates of 100 or more, and swap_images of 0 or more.")
-        if own := (_SET_HERE | _OF_ARMS) & self.recipe.keys():
+        if own := (SET_HERE | OF_ARMS) & self.recipe.keys():
             raise ValueError(
                 f"The study's recipe has {', '.join(sorted(own))}, which the study or its arms set: leave it out."
             )
@@ -168,110 +129,11 @@ class StudyConfig:
 
     def all_arms(self) -> list[Arm]:
         """The arms, and the points of the dose-response, which are arms too."""
-        arms = [self._arm(name, parts or {}) for name, parts in self.arms.items()]
-        return [*arms, *self._doses({arm.name: arm for arm in arms})]
+        return list(self._arms)
 
-    def _arm(self, name: str, parts: Any) -> Arm:
-        if not isinstance(parts, dict):
-            raise ValueError(f"The arm {name} is {parts!r}; it must be a mapping, or nothing.")
-        changes = {key: value for key, value in parts.items() if key not in _OWN_PARTS}
-        first, by = parts.get("first"), parts.get("filtered_by")
-        if first is not None and not isinstance(first, dict):
-            raise ValueError(f"The arm {name} has first {first!r}; it must be a mapping.")
-        if own := _SET_HERE & {*changes, *(first or {})}:
-            raise ValueError(f"The arm {name} has {', '.join(sorted(own))}, which the study sets: leave it out.")
-        if "num_train_epochs" in {*changes, *(first or {})}:
-            raise ValueError(
-                f"The arm {name} has num_train_epochs, and the budget is in updates: set max_train_steps in its "
-                "first, or leave it out."
-            )
-        if first is not None and (lost := {"pretrained", "model"} & changes.keys()):
-            raise ValueError(
-                f"The arm {name} has {' and '.join(sorted(lost))} beside first, whose model it goes on with: set it in "
-                "first."
-            )
-        if any("classifier" in (each.get("synthetic_filter") or {}) for each in (changes, first or {})):
-            raise ValueError(
-                f"The arm {name} names a classifier in its synthetic_filter, of which nobody knows what it was trained "
-                "on: name an arm by filtered_by."
-            )
-        if (first or {}).get("synthetic_filter"):
-            raise ValueError(
-                f"The arm {name} has synthetic_filter in first, but there is one for both trainings: set it in the arm."
-            )
-        if by is None and changes.get("synthetic_filter"):
-            raise ValueError(f"The arm {name} has a synthetic_filter, but no judge: name an arm by filtered_by.")
-        judge = {} if by is None else self.arms.get(by) or {}
-        if by is not None and (by not in self.arms or (isinstance(judge, dict) and judge.get("filtered_by"))):
-            raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
-        shared = self.recipe.get("background")
-        if isinstance(judge, dict) and by and judge.get("background", shared) != changes.get("background", shared):
-            raise ValueError(f"The arm {name} has another background than {by}, which judges its images: set the same.")
-        arm = Arm(str(name), changes, first, by)
-        if by is not None and not arm.synthetic:
-            raise ValueError(f"The arm {name} is filtered, but has no synthetic images: set its synthetic_ratio.")
-        return arm
-
-    def _doses(self, arms: Mapping[str, Arm]) -> list[Arm]:
-        """The arms of the dose-response: one arm with other numbers of synthetic or of real abnormal images."""
-        if not self.dose:
-            return []
-        if self.dose.keys() != {"arm", "ratios", "real_arm", "more_real"}:
-            raise ValueError("The study's dose needs arm, ratios, real_arm and more_real, and nothing else.")
-        for name in ("ratios", "more_real"):
-            given = self.dose[name]
-            if not isinstance(given, list) or not all(isinstance(n, int | float) and n > 0 for n in given):
-                raise ValueError(f"The dose's {name} are {given!r}; they must be a list of numbers above 0.")
-        base = self.base
-        if base.grades != "merged":
-            raise ValueError("A dose-response is of two classes: set grades merged, or leave the study's dose out.")
-        for role, synthetic in (("arm", True), ("real_arm", False)):
-            if self.dose[role] not in arms or arms[self.dose[role]].synthetic != synthetic:
-                what = "with" if synthetic else "without"
-                raise ValueError(
-                    f"The dose's {role} is {self.dose[role]!r}; it must be an arm {what} synthetic images."
-                )
-        arm, real = arms[self.dose["arm"]], arms[self.dose["real_arm"]]
-        train = base.sizes.get("train")
-        if not train or train[1] is None:
-            raise ValueError("A dose-response needs the number of real abnormal images: set sizes of train.")
-        normal, abnormal = arm.changes.get("synthetic_ratio") or [0.0, 0.0]
-        if not abnormal:
-            raise ValueError(
-                f"The dose's arm {arm.name} has no synthetic abnormal images beside the real ones: set its "
-                "synthetic_ratio, such as [0.0, 1.0]."
-            )
-        if arm.filtered_by is not None or arm.first or arm.without != real.without or "sizes" in real.changes:
-            raise ValueError(
-                f"The dose's arm {arm.name} must be its real_arm {real.name} with synthetic images that no filter "
-                "counts and no first training has, and neither may have sizes of its own: their curves are held "
-                "against each other."
-            )
-        ratios = [abnormal, *self.dose["ratios"]]
-        real_counts = [base.scaled(count) for count in (train[1], *self.dose["more_real"])]
-        for points in (real_counts, [round(ratio * real_counts[0]) for ratio in ratios]):
-            if len(set(points)) < len(points) or min(points) < 1 or len(points) < 2:
-                raise ValueError(
-                    f"The dose's numbers of images are {points}, of which the first is the arm's own, by the scale "
-                    f"{base.scale:g}: they must be two or more, all different and above 0."
-                )
-        doses = [
-            Arm(
-                f"{arm.name}, {ratio:g} for each real one",
-                {**arm.changes, "synthetic_ratio": [normal * ratio / abnormal, float(ratio)]},
-                dose=float(ratio),
-            )
-            for ratio in self.dose["ratios"]
-        ]
-        more = [
-            Arm(
-                f"{real.name}, {count} real",
-                {**real.changes, "sizes": {**base.sizes, "train": [train[0], count]}},
-                more_real=count,
-            )
-            for count in self.dose["more_real"]
-        ]
-        return doses + more
+    @cached_property
+    def _arms(self) -> tuple[Arm, ...]:
+        return tuple(read_arms(self.arms, self.dose, self.base))
 
     def _validate_every(self) -> int:
         """Once an epoch where the budget is in epochs, else twenty times."""
@@ -297,6 +159,20 @@ class StudyConfig:
             "synthetic_held_out": self.swap_images,
             "seed": seed,
         }
+        stages = self._stages(arm, common, seed, runs)
+        try:
+            made = [ClassifierRecipe.from_dict({"name": arm.slug, **stage}) for stage in stages]
+            base = ClassifierRecipe.from_dict({**common, "synthetic": []})
+        except ValueError as error:
+            raise ValueError(f"The arm {arm.name}: {error}") from error
+        _check_shared(arm, made, base, self.updates)
+        # A first training hands on its last weights: by their loss on real images those that saw fewest synthetic ones
+        # would be chosen. The last one looks as often at the validation images in a short training as in a long one.
+        every = max(1, round(base.validate_every * (made[-1].max_train_steps or 0) / self.updates))
+        return [*(replace(each, validation_images=0) for each in made[:-1]), replace(made[-1], validate_every=every)]
+
+    def _stages(self, arm: Arm, common: Mapping[str, Any], seed: int, runs: Path) -> list[dict[str, Any]]:
+        """The fields of an arm's trainings, in their order."""
         total = self.updates
         stages = [{**common, "max_train_steps": total, **arm.changes}]
         if arm.first is not None:
@@ -305,36 +181,13 @@ class StudyConfig:
             stages[1] |= {"pretrained": str(folder_of(arm, seed, runs, first=True)), "model": {}}
             stages[1]["max_train_steps"] = total - steps
         for stage in stages:
-            takes_synthetic = any(stage.get("synthetic_ratio") or [])
-            if not takes_synthetic:
-                stage |= {"synthetic": [], "synthetic_ratio": [], "synthetic_held_out": 0}
-            if arm.filtered_by is not None:
-                judge = self._arm(arm.filtered_by, self.arms[arm.filtered_by] or {})
-                asked = arm.changes.get("synthetic_filter", {}) | {"classifier": str(folder_of(judge, seed, runs))}
-                stage["synthetic_filter"] = asked if takes_synthetic else {}
-        try:
-            made = [ClassifierRecipe.from_dict({"name": arm.slug, **stage}) for stage in stages]
-            base = ClassifierRecipe.from_dict({**common, "synthetic": []})
-        except ValueError as error:
-            raise ValueError(f"The arm {arm.name}: {error}") from error
-        own = [name for name in _SHARED if any(getattr(each, name) != getattr(base, name) for each in made)]
-        own += [
-            f"sizes of {split}"
-            for split in ("validation", "test")
-            if any(each.sizes.get(split) != base.sizes.get(split) for each in made)
-        ]
-        if own:
-            raise ValueError(
-                f"The arm {arm.name} has another {', '.join(own)}, and what judges is the same for all arms: set it in "
-                "the study's recipe."
-            )
-        batches = {each.train_batch_size for each in made}
-        if sum(each.max_train_steps or 0 for each in made) != total or batches != {base.train_batch_size}:
-            raise ValueError(f"The arm {arm.name} has another budget than max_train_steps {total}: all have the same.")
-        # A first training hands on its last weights: by their loss on real images those that saw fewest synthetic ones
-        # would be chosen. The last one looks as often at the validation images in a short training as in a long one.
-        every = max(1, round(base.validate_every * (made[-1].max_train_steps or 0) / total))
-        return [*(replace(each, validation_images=0) for each in made[:-1]), replace(made[-1], validate_every=every)]
+            if not any(stage.get("synthetic_ratio") or []):
+                stage |= {"synthetic": [], "synthetic_ratio": [], "synthetic_held_out": 0, "synthetic_filter": {}}
+            elif arm.filtered_by is not None:
+                judge = next(each for each in self._arms if each.name == arm.filtered_by)
+                asked = arm.changes.get("synthetic_filter", {})
+                stage["synthetic_filter"] = asked | {"classifier": str(folder_of(judge, seed, runs))}
+        return stages
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -349,9 +202,22 @@ class StudyConfig:
         return plain(asdict(self))
 
 
-def folder_of(arm: Arm, seed: int, runs: Path, *, first: bool = False) -> Path:
-    """Where the training of an arm and seed lies, or the one that comes before it."""
-    return runs / arm.slug / f"seed-{seed}{'-first' if first else ''}"
+def _check_shared(arm: Arm, made: Sequence[ClassifierRecipe], base: ClassifierRecipe, updates: int) -> None:
+    """Raise ValueError if the trainings of an arm are judged otherwise than others, or have another budget."""
+    own = [name for name in _SHARED if any(getattr(each, name) != getattr(base, name) for each in made)]
+    own += [
+        f"sizes of {split}"
+        for split in ("validation", "test")
+        if any(each.sizes.get(split) != base.sizes.get(split) for each in made)
+    ]
+    if own:
+        raise ValueError(
+            f"The arm {arm.name} has another {', '.join(own)}, and what judges is the same for all arms: set it in the "
+            "study's recipe."
+        )
+    batches = {each.train_batch_size for each in made}
+    if sum(each.max_train_steps or 0 for each in made) != updates or batches != {base.train_batch_size}:
+        raise ValueError(f"The arm {arm.name} has another budget than max_train_steps {updates}: all have the same.")
 
 
 def load_study(path: Path, **changes: Any) -> StudyConfig:

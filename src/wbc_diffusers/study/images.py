@@ -21,7 +21,8 @@ from wbc_diffusers.data.split import SPLITS, groups_on_two_sides
 from wbc_diffusers.evaluation.leaks import find_leaks_among, known_images, read_manifest
 from wbc_diffusers.generation import settings_of
 from wbc_diffusers.sampling import check_maker
-from wbc_diffusers.study.config import Arm, GeneratedSet, StudyConfig
+from wbc_diffusers.study.arms import Arm
+from wbc_diffusers.study.config import GeneratedSet, StudyConfig
 from wbc_diffusers.training.files import file_sha256
 from wbc_diffusers.training.recipe import ClassifierRecipe
 from wbc_diffusers.training.selection import classes_of, load_pool, load_real, load_synthetic, take_real

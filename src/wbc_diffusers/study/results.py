@@ -11,8 +11,9 @@ import numpy as np
 from wbc_diffusers import __version__
 from wbc_diffusers.data.manifest import public_name
 from wbc_diffusers.evaluation.intervals import Estimate
+from wbc_diffusers.study.arms import Arm, folder_of
 from wbc_diffusers.study.compare import Measure, arm_estimate, mcnemar_at_specificity, paired_difference
-from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
+from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.dose import exchange_rate
 from wbc_diffusers.study.measures import MAIN, confusion, summary, threshold_at_specificity
 from wbc_diffusers.study.predictions import Predictions

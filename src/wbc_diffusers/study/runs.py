@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wbc_diffusers.study.config import Arm, StudyConfig, folder_of
+from wbc_diffusers.study.arms import Arm, folder_of
+from wbc_diffusers.study.config import StudyConfig
 
 DONE_NAME = "run.json"
 """Written last: with it a run counts as done."""

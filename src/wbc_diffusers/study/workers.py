@@ -23,7 +23,8 @@ from wbc_diffusers.data.dataset import CellImages, DrawSpec
 from wbc_diffusers.data.labelled import class_numbers
 from wbc_diffusers.data.loading import whole_column
 from wbc_diffusers.data.parallel import end_with_parent
-from wbc_diffusers.study.config import StudyConfig, folder_of
+from wbc_diffusers.study.arms import folder_of
+from wbc_diffusers.study.config import StudyConfig
 from wbc_diffusers.study.images import StudyImages, load_images
 from wbc_diffusers.study.predictions import Predictions
 from wbc_diffusers.study.runs import DONE_NAME, SETS, Run, all_runs, cells_of, what_decides

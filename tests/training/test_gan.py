@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from wbc_diffusers.training.ddim import DDIMTask
 from wbc_diffusers.training.diff_augment import NUMBERS
 from wbc_diffusers.training.gan import GANTask, discriminator_loss, generator_loss, squared_gradient
 from wbc_diffusers.training.recipe import GANRecipe
+from wbc_diffusers.training.trained import set_up
 
 EVERYTHING: dict[str, Any] = {
     "max_train_steps": 9,
@@ -438,3 +440,14 @@ def test_a_stream_has_no_epochs_for_snapshots(make: Any, small_gan: Any, cells: 
     recipe: GANRecipe = small_gan(streaming=True, snapshot_every_epochs=1.0, max_train_steps=2)
     with pytest.raises(ValueError, match="set the recipe's snapshot_every_epochs null"):
         make(recipe, tmp_path / "run")
+
+
+def test_a_second_derivative_that_torch_does_not_have_on_several_gpus_is_refused_before_the_training(
+    small_gan: Any,
+) -> None:
+    several: Any = SimpleNamespace(num_processes=2, device=torch.device("meta"))
+    with pytest.raises(ValueError, match=r"discriminator has r1_weight and batch norm.*norm_type none"):
+        set_up(GANTask(small_gan(r1_weight=0.5)), "discriminator", several, 9)
+    for changes in ({}, {"r1_weight": 0.5, "discriminator": {"depth": 4, "kernel_size": 4, "norm_type": "none"}}):
+        with pytest.raises(AttributeError, match="prepare"):  # it comes as far as accelerate
+            set_up(GANTask(small_gan(**changes)), "discriminator", several, 9)

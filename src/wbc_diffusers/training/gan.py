@@ -58,6 +58,11 @@ class GANTask(Task):
         """The generator: the discriminator is only ever trained further."""
         return {"generator"}
 
+    @property
+    def penalised(self) -> set[str]:
+        """The discriminator, where it has R1."""
+        return {"discriminator"} if self.recipe.r1_weight > 0 else set()
+
     def learning_rate(self, name: str) -> float:
         """The discriminator's own where it has one."""
         own = self.recipe.discriminator_learning_rate

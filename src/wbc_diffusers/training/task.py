@@ -65,6 +65,11 @@ class Task(ABC):
         """The models whose average of `ema_decay` is published; others are published as they are."""
         return set(self.models)
 
+    @property
+    def penalised(self) -> set[str]:
+        """The models of whose gradient the gradient is taken."""
+        return set()
+
     def learning_rate(self, name: str) -> float:
         """The learning rate of a model."""
         return self.recipe.learning_rate

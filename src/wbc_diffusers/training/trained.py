@@ -50,7 +50,11 @@ class TrainedModel:
 
 
 def set_up(task: Task, name: str, accelerator: Accelerator, total_steps: int) -> TrainedModel:
-    """Bring a model of a task to the device, and make what its training needs, by the task's recipe."""
+    """Bring a model of a task to the device, and make what its training needs, by the task's recipe.
+
+    Raises:
+        ValueError: If it can't be trained on several devices.
+    """
     recipe = task.recipe
     bare: Any = task.models[name].to(accelerator.device).train()
     parameters = [p for p in bare.parameters() if p.requires_grad]
@@ -64,6 +68,11 @@ def set_up(task: Task, name: str, accelerator: Accelerator, total_steps: int) ->
         bare.enable_gradient_checkpointing()
     average = EMA(bare, recipe.ema_decay if name in task.averaged else 0.0)
     if accelerator.num_processes > 1 and accelerator.device.type != "cpu":
+        if name in task.penalised and any(isinstance(module, nn.BatchNorm2d) for module in bare.modules()):
+            raise ValueError(
+                f"The {name} has r1_weight and batch norm, which share statistics over several GPUs, and of that torch "
+                "has no second derivative: set its norm_type none, or r1_weight 0, or train on one GPU."
+            )
         bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)  # torch has none for CPUs
     optimizer = make_optimizer(recipe, parameters, task.learning_rate(name))
     # It is stepped once an update, whatever the number of processes, so it is not prepared.

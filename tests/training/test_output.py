@@ -7,11 +7,11 @@ import pytest
 
 from wbc_diffusers.training.checkpoints import Checkpoints
 from wbc_diffusers.training.classifier import ClassifierTask
-from wbc_diffusers.training.output import check_output, only_run
+from wbc_diffusers.training.output import checkpoint_to_resume, only_run
 
 
 def check(output: Path, resume: str | None, source: str = "nowhere") -> Path | None:
-    return check_output(output, source, Checkpoints(output / "checkpoints", 2), resume)
+    return checkpoint_to_resume(output, source, Checkpoints(output / "checkpoints", 2), resume)
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_a_finished_classifier_without_checkpoints_is_not_trained_over(tmp_path:
     # As a study leaves it; what makes it whole is config.json, not model_index.json.
     (tmp_path / "recipe.yaml").write_text("{kind: classifier, name: a, seed: 0, resolution: 16}")
     checkpoints = Checkpoints(tmp_path / "checkpoints", 2)
-    assert check_output(tmp_path, "nowhere", checkpoints, "latest", ClassifierTask.last_file) is None
+    assert checkpoint_to_resume(tmp_path, "nowhere", checkpoints, "latest", ClassifierTask.last_file) is None
     (tmp_path / "config.json").touch()
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
-        check_output(tmp_path, "nowhere", checkpoints, "latest", ClassifierTask.last_file)
+        checkpoint_to_resume(tmp_path, "nowhere", checkpoints, "latest", ClassifierTask.last_file)
 
 
 def test_an_output_among_the_images_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`wbc prepare`: check, crop, label and split cell images."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +44,7 @@ def prepare(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from wbc_diffusers.data.parallel import available_workers
     from wbc_diffusers.data.prepare import prepare as run
 
     console = Console(stderr=True)
@@ -64,16 +64,10 @@ def prepare(
             where=where or (),
             normalise_background=_background(background),
             drop_duplicates=drop_duplicates,
-            workers=_processors() if workers is None else workers,
+            workers=available_workers() if workers is None else workers,
             progress=lambda stage, done, total: bar.update(tasks[stage], completed=done, total=total),
         )
     _show(report, out)
-
-
-def _processors() -> int:
-    """Count the CPUs that this process may use; not every system tells."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _numbers(text: str, option: str) -> list[float]:

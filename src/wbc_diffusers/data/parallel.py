@@ -16,6 +16,12 @@ Function = Callable[[JobT, Mapping[str, Any], str], ResultT]
 _shared: dict[str, Any] = {}
 
 
+def available_workers() -> int:
+    """Processors that this process may use; not every system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def parallel_map(
     function: "Function[JobT, ResultT]", jobs: Sequence[JobT], workers: int, source: Source
 ) -> Iterator[ResultT]:

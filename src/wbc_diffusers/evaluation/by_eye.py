@@ -1,6 +1,5 @@
 """What the eye sees of two sets of cells, measured: contrast, sharpness, colours, nuclei, granules, abnormalities."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wbc_diffusers.data.parallel import parallel_map
+from wbc_diffusers.data.parallel import available_workers, parallel_map
 from wbc_diffusers.data.sources import Source
 from wbc_diffusers.evaluation.appearance import Difference, Table, compare_cells, sharpened
 from wbc_diffusers.evaluation.cache import Cache
@@ -140,11 +139,6 @@ def _measure(job: tuple[Path, Processing, float | None], tables: Mapping[str, An
     path, processing, contrast = job
     pixels = processing(load(path).image)
     return measure_cell(pixels if contrast is None else sharpened(pixels, contrast))
-
-
-def available_workers() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def look_at_cells(

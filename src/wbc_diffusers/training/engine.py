@@ -28,7 +28,7 @@ from wbc_diffusers.data.origin import TRAINED
 from wbc_diffusers.training.checkpoints import CheckpointError, Checkpoints
 from wbc_diffusers.training.feed import Feed
 from wbc_diffusers.training.files import append_line, write_whole
-from wbc_diffusers.training.output import check_output, only_run
+from wbc_diffusers.training.output import checkpoint_to_resume, only_run
 from wbc_diffusers.training.progress import Progress, drop_rows_after
 from wbc_diffusers.training.publishing import BEST_NAME, Hub, Judge, Publisher, Score, Verdict
 from wbc_diffusers.training.recipe import Recipe
@@ -112,7 +112,7 @@ class Trainer:
         if recipe.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError("mixed_precision fp16 needs an accelerator, and there is only a CPU: set bf16 or no.")
         self.checkpoints = Checkpoints(output / "checkpoints", recipe.keep_checkpoints)
-        checkpoint = check_output(output, source, self.checkpoints, resume, task.last_file)
+        checkpoint = checkpoint_to_resume(output, source, self.checkpoints, resume, task.last_file)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             output.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ LAST_NAME = "model_index.json"
 LOCK_NAME = ".lock"
 
 
-def check_output(
+def checkpoint_to_resume(
     output: Path, source: str, checkpoints: Checkpoints, resume: str | None, last_file: str = LAST_NAME
 ) -> Path | None:
     """See whether a training may write to a folder; gives the checkpoint to go on with, None to start anew.

@@ -143,9 +143,11 @@ def test_whether_a_model_tells_its_scaling_must_be_known(tmp_path: Path, monkeyp
     (cached / ".no_exist" / ("0" * 40) / "preprocessor_config.json").touch()
     assert read_processor("somebody/cells") == {}  # the hub has said before that there is none
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "preprocessor_config.json").write_text("{")
-    with pytest.raises(OSError, match="can't be read"):
-        read_processor(str(tmp_path / "broken"))
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (tmp_path / "broken" / name).write_text("{")
+        with pytest.raises(OSError, match="can't be read"):
+            read_processor(str(tmp_path / "broken"))
+        (tmp_path / "broken" / name).unlink()
 
 
 def test_layers_whose_weights_do_not_fit_are_not_left_random(classifier: Classifier, tmp_path: Path) -> None:
@@ -159,6 +161,10 @@ def test_layers_whose_weights_do_not_fit_are_not_left_random(classifier: Classif
     assert load_network(str(tmp_path), ["normal", "grade 1", "grade 2"]).classifier.weight.shape[0] == 3
     with pytest.raises(ValueError, match=r"2 of its tensors, such as classifier\.bias"):
         Classifier.from_pretrained(tmp_path)
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
+    assert counters
+    save_file({n: v for n, v in {**tensors, **head}.items() if n not in counters}, file, {"format": "pt"})
+    load_network(str(tmp_path), NAMES)  # which files of old versions of torch don't have
     removed = next(name for name in tensors if name.endswith("convolution.weight"))
     del tensors[removed]
     save_file({**tensors, **head}, file, {"format": "pt"})

@@ -114,7 +114,8 @@ def load_network(pretrained: str, class_names: Sequence[str] | None = None, **op
         raise _unavailable(pretrained, error) from error
     _check_loaded(network, loading, pretrained, is_new_head=class_names is not None)
     if class_names is not None and before != list(class_names) and len(before) == len(class_names):
-        _head(network).reset_parameters()  # it fits, but means other classes
+        for head in _heads(network):
+            head.reset_parameters()  # it fits, but means other classes
     return _with_torch_momentum(network)
 
 
@@ -123,13 +124,20 @@ def _head(network: Any) -> Any:
     return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
 
 
+def _heads(network: Any) -> list[Any]:
+    """The linear layers that tell the classes: the last one, and others beside it, as of distilled models."""
+    count = network.config.num_labels
+    return [module for module in network.modules() if isinstance(module, nn.Linear) and module.out_features == count]
+
+
 def _check_loaded(network: Any, loading: dict[str, Any], pretrained: str, *, is_new_head: bool) -> None:
     """Raise ValueError if parts of a network got random weights, which transformers only logs; a new head may."""
     random = {key if isinstance(key, str) else key[0] for key in loading["missing_keys"]}
     random |= {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]}
+    random -= {name for name in random if name.endswith("num_batches_tracked")}  # older files lack what counts only
     if is_new_head:
-        of_head = {id(parameter) for parameter in _head(network).parameters()}
-        random -= {name for name, parameter in network.named_parameters() if id(parameter) in of_head}
+        new = {id(parameter) for head in _heads(network) for parameter in head.parameters()}
+        random -= {name for name, parameter in network.named_parameters() if id(parameter) in new}
     if random:
         raise ValueError(
             f"The weights of {pretrained} are not those of the model: {len(random)} of its tensors, such as "
@@ -188,15 +196,17 @@ def _has_no_processor(pretrained: str) -> bool:
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    from wbc_diffusers.pipelines.pretrained import HUB_ERRORS
+
     if Path(pretrained).is_dir():
-        return not (Path(pretrained) / PREPROCESSOR_NAME).exists()
+        return not any((Path(pretrained) / name).exists() for name in (PREPROCESSOR_NAME, "processor_config.json"))
     try:
         hf_hub_download(pretrained, PREPROCESSOR_NAME)
     except LocalEntryNotFoundError:  # the hub did not answer, but may have said so before
         return try_to_load_from_cache(pretrained, PREPROCESSOR_NAME) is _CACHED_NO_EXIST
     except EntryNotFoundError:
         return True
-    except OSError:
+    except HUB_ERRORS:
         pass
     return False
 

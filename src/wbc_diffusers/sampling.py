@@ -220,8 +220,9 @@ def has_made(pipe: Any, settings: Mapping[str, Any]) -> bool:
 
 
 def check_maker(model: Path, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError if the images of a folder, which have these settings, are of another model than is there."""
-    if not has_made(load_pipeline(model), settings):
+    """Raise ValueError if the images of a folder, which have these settings, are of other weights than are there."""
+    pipe = load_pipeline(model)
+    if settings.get("revision") != revision_of(getattr(pipe, SAMPLERS[type(pipe)].parts[0])):
         raise ValueError(
             f"The images in {folder} were made by another model than {model} is now: name that one, whose manifest "
             "tells what it was trained on, or generate them anew."

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,9 +157,12 @@ def test_the_model_that_is_asked_for_leaks_must_have_made_the_images(
         evaluate(Plan(real, tmp_path / "made", encoders=LITE, model=tmp_path / "other"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     unchecked = "could not be checked"
+    shutil.copytree(tmp_path / "model", tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     manifest_alone = tmp_path / "other" / "training_manifest.json"
-    for model, is_told in ((tmp_path / "model", False), (manifest_alone, True)):
-        found = evaluate(Plan(real, tmp_path / "made", encoders=LITE, model=model), tmp_path / f"out-{is_told}")
+    for number, (model, is_told) in enumerate(
+        ((tmp_path / "model", False), (manifest_alone, True), (tmp_path / "bare", True))
+    ):
+        found = evaluate(Plan(real, tmp_path / "made", encoders=LITE, model=model), tmp_path / f"out-{number}")
         assert found is not None
         assert any(unchecked in note for note in found.notes) is is_told
 

@@ -104,6 +104,7 @@ def test_every_study_that_is_shipped_or_measured_is_read_and_written_back(path: 
     [
         ({"arms": {"with": {"synthetic_ratio": [0.0, 1.0]}}}, "All arms of the study have synthetic images"),
         ({"arms": {"real": None, "Real!": None}}, "too alike"),
+        ({"arms": {1: None, "1": {"synthetic_ratio": [0.0, 1.0]}}}, "too alike: 1, 1"),
         ({"arms": {"real": {"oversampling": True}}}, "The arm real: .*Did you mean oversample"),
         ({"arms": {"real": {"max_train_steps": 7}}}, "another budget than max_train_steps 100"),
         ({"arms": {"real": {"train_batch_size": 7}}}, "another budget"),
@@ -173,6 +174,7 @@ DOSE = {"arm": "with", "ratios": [1], "real_arm": "real", "more_real": [9]}
         ({"arms": {"real": None, "pre": {"first": MADE, "model": {"depths": [1]}}}}, "has model beside first"),
         ({"arms": {"real": None, "kept": {**MADE, "filtered_by": "real", "background": [240, 230, 235]}}},
          "has another background than real, which judges"),
+        ({"arms": {"real": None, "kept": {**MADE, "filtered_by": "real", "background": 240}}}, "another background"),
         ({"generated": [{"folder": "made", "model": "a"}, {"folder": "made", "model": "b"}]}, "a folder twice: made"),
         ({"generated": "made"}, "generated is 'made'; it must be a list of mappings"),
         ({"recipe": {"max_train_steps": "fast"}}, "max_train_steps is 'fast'; it must be a whole number"),
@@ -182,6 +184,7 @@ DOSE = {"arm": "with", "ratios": [1], "real_arm": "real", "more_real": [9]}
         # Doses.
         ({"dose": DOSE, "arms": {"real": None, "with": {"first": MADE}}}, "dose's arm with has no synthetic abnormal"),
         ({"dose": DOSE, "arms": {"real": None, "with": {"synthetic_ratio": [1.0, 0.0]}}}, "has no synthetic abnormal"),
+        ({"dose": DOSE, "arms": {"real": None, "with": {"synthetic_ratio": [1.0]}}}, "has no synthetic abnormal"),
         ({"dose": {**DOSE, "ratios": 3}}, "dose's ratios are 3; they must be a list of numbers above 0"),
         ({"dose": {**DOSE, "more_real": [0]}}, r"dose's more_real are \[0\]"),
         ({"dose": DOSE, "recipe": {"max_train_steps": 9, "sizes": None}}, "recipe's sizes is None"),

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -177,16 +178,17 @@ def test_where_one_training_is_killed_the_others_stop_with_a_checkpoint(study: S
     assert len(list(tmp_path.glob("out/runs/*/seed-?"))) == 2  # none was begun after that
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("whom", ["the study", "all of its processes"])
 def test_a_study_that_is_told_to_stop_keeps_checkpoints_of_what_it_trained(
-    study: Study, tmp_path: Path, whom: str
+    study: Study, tmp_path: Path, whom: str, number: int
 ) -> None:
     process, started = begin(study(arms={"real": None}, recipe=LONG, seeds=[0, 1, 2, 3]), tmp_path)
     for child in started if whom == "all of its processes" else []:
-        child.terminate()
-    process.terminate()
+        child.send_signal(number)
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode in (2, 143)
+    assert process.returncode != 0
     assert not any(child.is_running() for child in started)
     assert len(list(tmp_path.glob("out/runs/*/seed-*/checkpoints/*"))) == 2
     assert len(list(tmp_path.glob("out/runs/*/seed-?"))) == 2

@@ -1,6 +1,6 @@
 """Find images that are copies of each other: the same pixels, or nearly so, in any of the eight flips and turns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +44,13 @@ def perceptual_hash(image: Image.Image) -> str:
 
 def oriented_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Give the hashes of the eight flips and turns of a (32, 32) thumbnail, uint64 (8,); the first is its own."""
+    return _hashes_of(orientations(grey))
+
+
+def _hashes_of(thumbnails: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint64]:
     import imagehash
 
-    bits = [imagehash.phash(Image.fromarray(view)).hash.ravel() for view in orientations(grey)]
+    bits = [imagehash.phash(Image.fromarray(grey)).hash.ravel() for grey in thumbnails]
     return np.packbits(np.asarray(bits, dtype=np.uint8), axis=1).view(">u8").ravel().astype(np.uint64)
 
 
@@ -112,7 +116,10 @@ def copied_among(
         bool (N,).
     """
     thumbnails = np.concatenate([images, known])
-    hashes = np.stack([oriented_hashes(each) for each in thumbnails])
+    # Of two images it is enough to turn one.
+    hashes = np.concatenate(
+        [np.stack([oriented_hashes(each) for each in images]), np.repeat(_hashes_of(known)[:, None], 8, axis=1)]
+    )
     copied = np.zeros(len(images), bool)
     for place in range(len(images)):
         bits = np.bitwise_count(hashes[place, :, None] ^ hashes[None, len(images) :, 0]).min(axis=0)

@@ -143,7 +143,9 @@ def _read_sets(plan: Plan) -> tuple[ImageSet, ImageSet, ImageSet | None]:
 def _check_model(plan: Plan) -> bool:
     """Raise ValueError if another model made the generated images; False where nobody can say which did."""
     settings = settings_of(plan.generated)
-    if plan.model is None or not (plan.model / "model_index.json").is_file() or settings is None:
+    if plan.model is None or settings is None:
+        return False
+    if not (plan.model / "model_index.json").is_file() or not any(plan.model.glob("*/*.safetensors")):
         return False
     check_maker(plan.model, plan.generated, settings)
     return True

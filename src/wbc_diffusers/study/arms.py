@@ -69,6 +69,8 @@ def read_arms(named: Mapping[str, Any], dose: Mapping[str, Any], base: Classifie
         ValueError: If an arm, or the dose, has parts that don't fit.
     """
     arms = {str(name): _read_arm(str(name), parts or {}) for name, parts in named.items()}
+    if len(arms) < len(named):
+        raise ValueError(f"The names of the study's arms are too alike: {', '.join(map(str, named))}.")
     for arm in arms.values():
         _check_filter(arm, arms, base)
     return [*arms.values(), *(_doses(dose, arms, base) if dose else [])]
@@ -115,10 +117,15 @@ def _check_filter(arm: Arm, arms: Mapping[str, Arm], base: ClassifierRecipe) -> 
     if by not in arms or arms[by].filtered_by is not None:
         raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
     ours, theirs = (each.changes.get("background", base.background) for each in (arm, arms[by]))
-    if (None if ours is None else tuple(ours)) != (None if theirs is None else tuple(theirs)):
+    if _plain(ours) != _plain(theirs):
         raise ValueError(f"The arm {name} has another background than {by}, which judges its images: set the same.")
     if not arm.synthetic:
         raise ValueError(f"The arm {name} is filtered, but has no synthetic images: set its synthetic_ratio.")
+
+
+def _plain(colour: Any) -> Any:
+    """A colour of a recipe as a file has it."""
+    return list(colour) if isinstance(colour, tuple) else colour
 
 
 def _doses(dose: Mapping[str, Any], arms: Mapping[str, Arm], base: ClassifierRecipe) -> list[Arm]:
@@ -173,7 +180,8 @@ def _check_dose(dose: Mapping[str, Any], arms: Mapping[str, Arm], base: Classifi
     arm, real, train = arms[dose["arm"]], arms[dose["real_arm"]], base.sizes.get("train")
     if not train or train[1] is None:
         raise ValueError("A dose-response needs the number of real abnormal images: set sizes of train.")
-    if not (arm.changes.get("synthetic_ratio") or [0.0, 0.0])[1]:
+    ratio = arm.changes.get("synthetic_ratio")
+    if not isinstance(ratio, list) or len(ratio) != base.num_classes or not ratio[1]:
         raise ValueError(
             f"The dose's arm {arm.name} has no synthetic abnormal images beside the real ones: set its "
             "synthetic_ratio, such as [0.0, 1.0]."

@@ -135,16 +135,25 @@ def _pool(config: StudyConfig, out: Path, processes: int, cells: Mapping[str, st
         with _sigterm_stops():
             yield pool
     except BrokenProcessPool as error:
+        _stop_workers()
         raise StudyStoppedError(
             "A training's process was ended from outside, as for want of memory. What was done is kept: start the same "
             "command again, perhaps with fewer --processes."
         ) from error
     except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.terminate()  # it keeps a checkpoint
+        _stop_workers()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _stop_workers() -> None:
+    """Tell the processes to stop, each with a checkpoint, until they have: one that is just done begins another run."""
+    while workers := multiprocessing.active_children():
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join(1)
 
 
 @contextlib.contextmanager
@@ -163,6 +172,7 @@ def _sigterm_stops() -> Iterator[None]:
 def _start(config: StudyConfig, out: Path, cells: Mapping[str, str], number: Any) -> None:
     """Make ready a process: one core or its own GPU, and the images that judge."""
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the main process tells the others to stop
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
     if torch.cuda.is_available():
@@ -218,7 +228,7 @@ def _do(run: Run) -> float:
     """Do a run; where it is told to stop its process ends, since the pool would give it the next one."""
     try:
         return _do_run(run)
-    except (SystemExit, KeyboardInterrupt):
+    except SystemExit:
         os._exit(_STOPPED)
 
 

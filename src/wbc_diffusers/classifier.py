@@ -207,8 +207,8 @@ def _has_no_processor(pretrained: str) -> bool:
     except EntryNotFoundError:
         return True
     except HUB_ERRORS:
-        pass
-    return False
+        return False
+    return False  # it has one, which can't be read
 
 
 def _check_options(config: Any, options: dict[str, Any], name: str) -> None:

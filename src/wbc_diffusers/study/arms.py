@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wbc_diffusers.training.fields import plain
 from wbc_diffusers.training.recipe import ClassifierRecipe
 
 SET_HERE = {"kind", "seed", "synthetic", "synthetic_held_out"}
@@ -117,15 +118,10 @@ def _check_filter(arm: Arm, arms: Mapping[str, Arm], base: ClassifierRecipe) -> 
     if by not in arms or arms[by].filtered_by is not None:
         raise ValueError(f"The arm {name} is filtered by {by!r}, which must be an arm that is not filtered itself.")
     ours, theirs = (each.changes.get("background", base.background) for each in (arm, arms[by]))
-    if _plain(ours) != _plain(theirs):
+    if plain(ours) != plain(theirs):
         raise ValueError(f"The arm {name} has another background than {by}, which judges its images: set the same.")
     if not arm.synthetic:
         raise ValueError(f"The arm {name} is filtered, but has no synthetic images: set its synthetic_ratio.")
-
-
-def _plain(colour: Any) -> Any:
-    """A colour of a recipe as a file has it."""
-    return list(colour) if isinstance(colour, tuple) else colour
 
 
 def _doses(dose: Mapping[str, Any], arms: Mapping[str, Arm], base: ClassifierRecipe) -> list[Arm]:

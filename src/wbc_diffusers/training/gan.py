@@ -59,7 +59,7 @@ class GANTask(Task):
         return {"generator"}
 
     @property
-    def penalised(self) -> set[str]:
+    def gradient_penalised(self) -> set[str]:
         """The discriminator, where it has R1."""
         return {"discriminator"} if self.recipe.r1_weight > 0 else set()
 

@@ -66,8 +66,8 @@ class Task(ABC):
         return set(self.models)
 
     @property
-    def penalised(self) -> set[str]:
-        """The models of whose gradient the gradient is taken."""
+    def gradient_penalised(self) -> set[str]:
+        """The models with a penalty on their gradient, whose own gradient is of second derivatives."""
         return set()
 
     def learning_rate(self, name: str) -> float:

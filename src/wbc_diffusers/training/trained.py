@@ -68,7 +68,7 @@ def set_up(task: Task, name: str, accelerator: Accelerator, total_steps: int) ->
         bare.enable_gradient_checkpointing()
     average = EMA(bare, recipe.ema_decay if name in task.averaged else 0.0)
     if accelerator.num_processes > 1 and accelerator.device.type != "cpu":
-        if name in task.penalised and any(isinstance(module, nn.BatchNorm2d) for module in bare.modules()):
+        if name in task.gradient_penalised and any(isinstance(module, nn.BatchNorm2d) for module in bare.modules()):
             raise ValueError(
                 f"The {name} has r1_weight and batch norm, which share statistics over several GPUs, and of that torch "
                 "has no second derivative: set its norm_type none, or r1_weight 0, or train on one GPU."

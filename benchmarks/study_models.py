@@ -1,7 +1,6 @@
 """The generators of the studies in docs/classifying.md, and their cells, in the folder that study_data.py filled.
 
     python benchmarks/study_models.py phantom --within studies      # base, and fine-tuned on 50
-    python benchmarks/study_models.py phantom-10 --within studies   # from the phantom's base: fine-tuned on 10
     python benchmarks/study_models.py pbc --within studies          # base, and fine-tuned on the 30
     python benchmarks/study_models.py table-4 --within studies      # from the phantom's base: one of each abnormality
 
@@ -46,7 +45,6 @@ MODELS = {
         Model("phantom-base", "phantom", NORMAL, 1200),
         Model("phantom-rare-50", "phantom", SEVERE, 1200, "phantom-base", 50),
     ],
-    "phantom-10": [Model("phantom-rare-10", "phantom", SEVERE, 1200, "phantom-base", 10)],
     "pbc": [
         Model("pbc-base", "pbc-study", NORMAL, 1100),
         Model("pbc-rare", "pbc-study", "{abnormality: hypersegmentation}", 1100, "pbc-base", 30),
